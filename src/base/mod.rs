@@ -1,0 +1,19 @@
+//! Numbers with units, geometry and names: what every other layer may use, and which uses none.
+
+mod checksum;
+mod clock;
+mod geometry;
+mod mask;
+mod name;
+mod size;
+mod units;
+
+pub use checksum::{Checksum, checksum};
+pub use clock::{Timestamp, now};
+pub use geometry::{BLOCK, BLOCK_SIZE, Geometry, GeometryError};
+pub use mask::BlockMask;
+pub use name::{
+    NameError, check_disk_name, check_snapshot_name, snapshot_file_name, split_snapshot_file_name,
+};
+pub use size::{ByteSize, ParseSizeError};
+pub use units::{Block, DeviceNo, DiskId, Epoch, MapId, Place, SegmentNo, Seq, Slot};

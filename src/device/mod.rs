@@ -1,0 +1,59 @@
+//! The one seam to the outside: byte storage that is read, written, synced and punched.
+
+mod error;
+
+pub use error::{DeviceError, Operation};
+
+use std::io::IoSlice;
+
+/// Random-access byte storage of a fixed length: a backing file, a block device, a journal, a
+/// catalog file; in tests memory, faults, and crashes.
+///
+/// Calls may come from many threads at once. None of them returns a short count: they finish, or
+/// fail with what was tried and why. `EINTR` and short transfers are dealt with inside.
+pub trait Device: Send + Sync {
+    /// What to call it in messages, usually its path.
+    fn name(&self) -> &str;
+
+    /// Its length in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether it has no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Fills `buf` from `offset`. Space that was never written, or was punched, reads as zeros.
+    ///
+    /// # Errors
+    /// Where the range lies outside, or the host fails.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError>;
+
+    /// Writes all of `bufs`, one after the other, from `offset`. Durable after a later [`sync`].
+    ///
+    /// [`sync`]: Device::sync
+    ///
+    /// # Errors
+    /// Where the range lies outside, or the host fails; then any part of it may have been written.
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError>;
+
+    /// Makes every write and punch that returned before this call durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// Where the host fails. The caller must take that as final: what was written since the last
+    /// sync that returned may be lost, and asking again proves nothing.
+    fn sync(&self) -> Result<(), DeviceError>;
+
+    /// Gives a range back to the host; it reads as zeros from then on.
+    ///
+    /// # Errors
+    /// Where the range lies outside, or the host fails. A device that can't give space back does
+    /// nothing and returns `Ok(false)`: the range's bytes are then unspecified.
+    fn punch(&self, offset: u64, len: u64) -> Result<bool, DeviceError>;
+
+    /// Bytes that the host has allocated for it (all of them, for a block device).
+    ///
+    /// # Errors
+    /// Where the host fails.
+    fn allocated(&self) -> Result<u64, DeviceError>;
+}

@@ -1,0 +1,214 @@
+//! What the catalog holds: disks, segment maps, snapshots, devices, versions of segments,
+//! checksums and free space; and the changes that a commit makes to them.
+
+use crate::base::{
+    Block, BlockMask, Checksum, DeviceNo, DiskId, Epoch, MapId, Place, SegmentNo, Seq, Slot,
+    Timestamp,
+};
+
+/// A disk: a name over a segment map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskRecord {
+    /// Its identity.
+    pub id: DiskId,
+    /// Its file name; at most 255 bytes.
+    pub name: String,
+    /// The map that its writes go to.
+    pub map: MapId,
+    /// Its virtual size in bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// Last change of its content.
+    pub modified: Timestamp,
+    /// Last change of its content or attributes.
+    pub changed: Timestamp,
+    /// Last read, as far as it was recorded.
+    pub accessed: Timestamp,
+    /// Every record of this disk up to this one has been destaged, and none after it.
+    pub applied: Seq,
+    /// Blocks of the live map that hold data.
+    pub allocated: u64,
+    /// Destage order: higher first; 0 unless set.
+    pub priority: u8,
+    /// Deleted, but still open somewhere when this was written; goes away at the next opening.
+    pub unlinked: bool,
+}
+
+/// A segment map: the versions keyed by its number, over an origin where it is a clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapRecord {
+    /// Its identity.
+    pub id: MapId,
+    /// The epoch that the next destaged write belongs to.
+    pub epoch: Epoch,
+    /// What shows through where the map has nothing.
+    pub origin: Option<Origin>,
+    /// Whether a disk writes to it; else it stays for its snapshots only.
+    pub live: bool,
+    /// Whether a snapshot or the disk went away since the last full reap of the map.
+    pub reap: bool,
+}
+
+/// The snapshot under a clone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The map that the snapshot is of.
+    pub map: MapId,
+    /// The epoch that it ended.
+    pub epoch: Epoch,
+    /// Blocks from here on do not show through (the clone was once smaller, or the origin is).
+    pub limit: Block,
+}
+
+/// A snapshot: a name over an epoch of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// The map that it is of.
+    pub map: MapId,
+    /// The epoch that its marker ended: it sees versions born in it or before that died after it.
+    pub epoch: Epoch,
+    /// The name of its disk; with `name` at most 255 bytes.
+    pub disk_name: String,
+    /// Its own name, after the `@`.
+    pub name: String,
+    /// The disk's virtual size at the marker, in bytes.
+    pub size: u64,
+    /// Permission bits of the disk; shown without the write bits.
+    pub mode: u32,
+    /// Owning user.
+    pub uid: u32,
+    /// Owning group.
+    pub gid: u32,
+    /// When the marker was set.
+    pub created: Timestamp,
+    /// Data blocks of the disk at the marker.
+    pub allocated: u64,
+    /// Deleted, but a clone stands on it or it was open: not listed, still kept.
+    pub hidden: bool,
+}
+
+/// A device of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRecord {
+    /// Its number.
+    pub device: DeviceNo,
+    /// What its superblock must say.
+    pub uuid: [u8; 16],
+    /// Where it is; relative to the store where it does not start with `/`. At most 1,024 bytes.
+    pub path: String,
+    /// How many slots it has.
+    pub slots: u64,
+}
+
+/// Which version of a segment: of which map, and in which epoch it died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionKey {
+    /// The map.
+    pub map: MapId,
+    /// The logical segment; 48 bits.
+    pub segment: SegmentNo,
+    /// The first epoch that no longer sees it; [`Epoch::LIVE`] while it is the newest.
+    pub death: Epoch,
+}
+
+/// A version of a segment: where its data lies and which blocks it speaks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The epoch that made it.
+    pub birth: Epoch,
+    /// Where its data lies; none where it only says that blocks are zero.
+    pub place: Option<Place>,
+    /// Blocks whose data lies in `place`; empty without one.
+    pub data: BlockMask,
+    /// Blocks that read as zero. Disjoint from `data`. A block in neither is read from the next
+    /// older version of the segment, or from the map's origin where there is none.
+    pub zero: BlockMask,
+}
+
+impl Descriptor {
+    /// The blocks that it speaks for.
+    #[must_use]
+    pub fn covered(&self) -> BlockMask {
+        self.data.or(&self.zero)
+    }
+}
+
+/// Positions and counters that move with every commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Every control record up to this one has been applied.
+    pub applied: Seq,
+    /// Where in the journal's ring the oldest record lies that is still needed.
+    pub journal_offset: u64,
+    /// That record's number; the number of the next record where none is needed.
+    pub journal_seq: Seq,
+    /// The number that the next disk gets.
+    pub next_disk: DiskId,
+    /// The number that the next map gets.
+    pub next_map: MapId,
+}
+
+/// Counts of the pool's slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Slots of all devices.
+    pub total: u64,
+    /// Slots that may be taken at once.
+    pub free: u64,
+    /// Slots given up but not yet punched.
+    pub pending: u64,
+}
+
+/// One change of a commit. All changes of a commit become durable together, or none does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Adds a disk, or replaces what is known of it.
+    PutDisk(DiskRecord),
+    /// Forgets a disk.
+    RemoveDisk(DiskId),
+    /// Adds a map, or replaces what is known of it.
+    PutMap(MapRecord),
+    /// Forgets a map; it has no versions left.
+    RemoveMap(MapId),
+    /// Adds a snapshot, or replaces what is known of it.
+    PutSnapshot(SnapshotRecord),
+    /// Forgets a snapshot.
+    RemoveSnapshot(MapId, Epoch),
+    /// Adds a device and all its slots to the free list.
+    AddDevice(DeviceRecord),
+    /// Adds a version, or replaces what is known of it.
+    PutVersion(VersionKey, Descriptor),
+    /// Forgets a version.
+    RemoveVersion(VersionKey),
+    /// Sets the checksums of neighbouring blocks of a device, counted from its first slot.
+    PutChecksums {
+        /// The device.
+        device: DeviceNo,
+        /// The first block.
+        first: u64,
+        /// One for each block.
+        sums: Vec<Checksum>,
+    },
+    /// Takes neighbouring slots off the free list.
+    Take {
+        /// The device.
+        device: DeviceNo,
+        /// The first slot.
+        first: Slot,
+        /// How many.
+        count: u64,
+    },
+    /// Gives up a slot in use: it waits for its hole punch.
+    Retire(Place),
+    /// Moves a punched slot to the free list.
+    Free(Place),
+    /// Sets the marks.
+    SetMarks(Marks),
+}
