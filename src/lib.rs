@@ -6,3 +6,4 @@
 pub mod base;
 pub mod device;
 pub mod ondisk;
+pub mod volume;
