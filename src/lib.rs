@@ -1,9 +1,10 @@
 //! Snapmark: thin virtual disks in a FUSE mount, with exact snapshots that never stop the writer.
 //!
-//! The modules below are layers; each may import only those listed before it. `tests/layers.rs`
-//! holds that.
+//! The modules are layers; each may import only those to its left:
+//! `base < ondisk < config < device < store < cache < volume < snapshot < control < frontend <
+//! daemon < cli`. A test holds that.
 
 pub mod base;
+pub mod config;
 pub mod device;
 pub mod ondisk;
-pub mod volume;

@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn agrees_with_another_implementation() {
         let oracle = crc::Crc::<u32, crc::Table<16>>::new(&crc::CRC_32_ISCSI);
-        let bytes: Vec<u8> = (0..9000u32).map(|n| (n * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..9000u32).map(|n| ((n * 31) >> 3) as u8).collect();
         for len in [0, 1, 9, 512, 4096, 9000] {
             assert_eq!(checksum(&bytes[..len]).0, oracle.checksum(&bytes[..len]));
         }

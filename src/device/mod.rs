@@ -1,8 +1,19 @@
 //! The one seam to the outside: byte storage that is read, written, synced and punched.
 
+mod crash;
+mod discard;
 mod error;
+mod fault;
+mod file;
+mod memory;
+mod range;
+mod transfer;
 
+pub use crash::{CrashDisk, Images};
 pub use error::{DeviceError, Operation};
+pub use fault::{Effect, Fault, FaultDevice, When};
+pub use file::{FileDevice, Fill, OpenMode};
+pub use memory::MemoryDevice;
 
 use std::io::IoSlice;
 

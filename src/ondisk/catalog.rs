@@ -168,6 +168,10 @@ pub struct Space {
 
 /// One change of a commit. All changes of a commit become durable together, or none does.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the largest is by far the most frequent"
+)]
 pub enum Change {
     /// Adds a disk, or replaces what is known of it.
     PutDisk(DiskRecord),

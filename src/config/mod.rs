@@ -1,0 +1,16 @@
+//! What a store directory holds by name, who has it open, and its settings.
+
+mod glob;
+mod layout;
+mod lock;
+mod settings;
+mod value;
+
+pub use glob::Glob;
+pub use layout::Layout;
+pub use lock::{LockError, StoreLock};
+pub use settings::{
+    CacheMode, CacheSettings, DestageSettings, DiskRule, FuseSettings, JournalSettings, LogLevel,
+    LogSettings, Settings, SettingsError, SpaceSettings,
+};
+pub use value::{Interval, ParseIntervalError};

@@ -1,0 +1,319 @@
+//! A regular file or a raw block device of the host.
+
+use std::fs::File;
+use std::io;
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::discard::discard;
+use super::range::{total, within};
+use super::transfer::{read_full, write_all};
+use super::{Device, DeviceError, Operation};
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenMode {
+    write: bool,
+    follow: bool,
+}
+
+impl OpenMode {
+    /// Read and write; a block device that is mounted or otherwise in use is refused.
+    pub const READ_WRITE: Self = Self {
+        write: true,
+        follow: false,
+    };
+    /// Only read.
+    pub const READ_ONLY: Self = Self {
+        write: false,
+        follow: false,
+    };
+
+    /// Lets the path be a symbolic link, as those in `/dev/disk/by-id` are. Only for paths that
+    /// the administrator gave: inside a store a link is a trick, and refused.
+    #[must_use]
+    pub fn following_links(self) -> Self {
+        Self {
+            follow: true,
+            ..self
+        }
+    }
+}
+
+/// What a new file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// A hole; space is taken as it is written.
+    Sparse,
+    /// Written zeros: a later overwrite changes no metadata of the host's file system, so that
+    /// syncing it costs no journal commit there. For the journal and the catalog's log.
+    Zeros,
+}
+
+/// A regular file or a block device as a [`Device`].
+///
+/// It goes through the page cache. Its length is that at the time of opening.
+#[derive(Debug)]
+pub struct FileDevice {
+    file: File,
+    name: String,
+    len: u64,
+    kind: Kind,
+    /// Whether holes can be punched; set to false by the first refusal and never back.
+    can_punch: AtomicBool,
+    /// Whether a sync failed; never back to false. The host reports lost writes once and then
+    /// calls the file clean, so a later answer of its would prove nothing.
+    sync_failed: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Regular,
+    Block,
+}
+
+impl FileDevice {
+    /// Opens an existing file or block device.
+    ///
+    /// # Errors
+    /// Where it isn't there, may not be opened, is neither regular file nor block device, is a
+    /// symbolic link (`ELOOP`, unless links are followed) or, to be written, a block device in
+    /// use (`EBUSY`).
+    pub fn open(path: &Path, mode: OpenMode) -> Result<Self, DeviceError> {
+        open_file(path, mode)
+            .and_then(|(file, kind)| Self::from_file(file, path, kind))
+            .map_err(|source| open_error(path, source))
+    }
+
+    /// Makes a file of `len` bytes, readable and writable by its owner alone; durable, with its
+    /// directory entry, on return. What fails half-way is removed again.
+    ///
+    /// # Errors
+    /// Where something of that name is there already, or the host refuses.
+    pub fn create(path: &Path, len: u64, fill: Fill) -> Result<Self, DeviceError> {
+        let create = || {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mode = Mode::RUSR | Mode::WUSR;
+            let file = File::from(rustix::fs::open(path, flags, mode)?);
+            let made = prepare(&file, path, len, fill)
+                .and_then(|()| Self::from_file(file, path, Kind::Regular));
+            if made.is_err() {
+                // The first error is the one to report.
+                let _ = std::fs::remove_file(path);
+            }
+            made
+        };
+        create().map_err(|source| open_error(path, source))
+    }
+
+    fn from_file(file: File, path: &Path, kind: Kind) -> io::Result<Self> {
+        // A block device has no st_size; where its end is tells its length.
+        let len = rustix::fs::seek(&file, SeekFrom::End(0))?;
+        Ok(Self {
+            file,
+            name: path.display().to_string(),
+            len,
+            kind,
+            can_punch: AtomicBool::new(true),
+            sync_failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether it is a block device.
+    #[must_use]
+    pub fn is_block_device(&self) -> bool {
+        self.kind == Kind::Block
+    }
+
+    fn check(&self, operation: Operation, offset: u64, len: u64) -> Result<(), DeviceError> {
+        within(&self.name, self.len, operation, offset, len)
+    }
+
+    fn host_error(
+        &self,
+        operation: Operation,
+        offset: u64,
+        len: u64,
+        source: impl Into<io::Error>,
+    ) -> DeviceError {
+        DeviceError::Host {
+            operation,
+            device: self.name.clone(),
+            offset,
+            len,
+            source: Arc::new(source.into()),
+        }
+    }
+
+    fn punch_host(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        retry(|| rustix::fs::fallocate(&self.file, mode, offset, len))
+    }
+}
+
+impl Device for FileDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        let len = buf.len() as u64;
+        self.check(Operation::Read, offset, len)?;
+        read_full(buf, offset, |buf, at| {
+            rustix::io::pread(&self.file, buf, at)
+        })
+        .map_err(|source| self.host_error(Operation::Read, offset, len, source))
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
+        let len = total(bufs);
+        self.check(Operation::Write, offset, len)?;
+        write_all(bufs, offset, |bufs, at| {
+            rustix::io::pwritev(&self.file, bufs, at)
+        })
+        .map_err(|source| self.host_error(Operation::Write, offset, len, source))
+    }
+
+    fn sync(&self) -> Result<(), DeviceError> {
+        let failed = |errno| self.host_error(Operation::Sync, 0, self.len, errno);
+        if self.sync_failed.load(Ordering::Acquire) {
+            return Err(failed(Errno::IO));
+        }
+        rustix::fs::fdatasync(&self.file).map_err(|errno| {
+            self.sync_failed.store(true, Ordering::Release);
+            failed(errno)
+        })
+    }
+
+    /// A file gets a hole. A block device is asked to unmap and zero the range; where it can only
+    /// discard, it does that, and the answer is `Ok(false)`, because nobody then promises zeros.
+    fn punch(&self, offset: u64, len: u64) -> Result<bool, DeviceError> {
+        self.check(Operation::Punch, offset, len)?;
+        if len == 0 {
+            return Ok(true);
+        }
+        let failed = |errno| self.host_error(Operation::Punch, offset, len, errno);
+        if self.can_punch.load(Ordering::Relaxed) {
+            match self.punch_host(offset, len) {
+                Ok(()) => return Ok(true),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                    self.can_punch.store(false, Ordering::Relaxed);
+                }
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        if self.kind == Kind::Block {
+            match retry(|| discard(&self.file, offset, len)) {
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOTTY) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        Ok(false)
+    }
+
+    fn allocated(&self) -> Result<u64, DeviceError> {
+        if self.kind == Kind::Block {
+            return Ok(self.len);
+        }
+        let stat = rustix::fs::fstat(&self.file)
+            .map_err(|errno| self.host_error(Operation::Stat, 0, self.len, errno))?;
+        // st_blocks counts 512 bytes whatever the file system's block is.
+        Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
+    }
+}
+
+/// Calls until it isn't interrupted. Not for a sync, which is never asked twice.
+fn retry(mut call: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+fn open_error(path: &Path, source: io::Error) -> DeviceError {
+    DeviceError::Host {
+        operation: Operation::Open,
+        device: path.display().to_string(),
+        offset: 0,
+        len: 0,
+        source: Arc::new(source),
+    }
+}
+
+fn open_file(path: &Path, mode: OpenMode) -> io::Result<(File, Kind)> {
+    // NONBLOCK: opening a FIFO must not wait for its other end; files and disks ignore it.
+    let mut flags = OFlags::CLOEXEC | OFlags::NONBLOCK;
+    flags |= if mode.write {
+        OFlags::RDWR
+    } else {
+        OFlags::RDONLY
+    };
+    if !mode.follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    // EXCL without CREATE is defined for block devices alone: the host refuses one in use.
+    let expected = kind_of(if mode.follow {
+        rustix::fs::stat(path)?
+    } else {
+        rustix::fs::lstat(path)?
+    });
+    if mode.write && expected == Some(Kind::Block) {
+        flags |= OFlags::EXCL;
+    }
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match kind_of(rustix::fs::fstat(&file)?) {
+        Some(kind) if Some(kind) == expected => Ok((file, kind)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is neither a regular file nor a block device",
+        )),
+    }
+}
+
+fn kind_of(stat: rustix::fs::Stat) -> Option<Kind> {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Some(Kind::Regular),
+        FileType::BlockDevice => Some(Kind::Block),
+        _ => None,
+    }
+}
+
+/// Gives a new file its length and content, and makes it and its name durable.
+fn prepare(file: &File, path: &Path, len: u64, fill: Fill) -> io::Result<()> {
+    rustix::fs::ftruncate(file, len)?;
+    if fill == Fill::Zeros {
+        write_zeros(file, len)?;
+    }
+    file.sync_all()?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
+}
+
+fn write_zeros(file: &File, len: u64) -> io::Result<()> {
+    const CHUNK: usize = 1 << 20;
+    let zeros = vec![0; CHUNK];
+    for offset in (0..len).step_by(CHUNK) {
+        let count = usize::try_from(len - offset).map_or(CHUNK, |left| left.min(CHUNK));
+        write_all(&[IoSlice::new(&zeros[..count])], offset, |bufs, at| {
+            rustix::io::pwritev(file, bufs, at)
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

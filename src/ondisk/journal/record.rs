@@ -1,0 +1,223 @@
+//! A journal record: a header of 64 bytes, a body, and for a write its blocks.
+//!
+//! ```text
+//! 0   magic "SMJR"
+//! 4   checksum of bytes 8..64 and the body
+//! 8   session
+//! 12  kind: 1 write, 2 zero, 3 op
+//! 13  (zero)
+//! 16  sequence number
+//! 24  disk
+//! 28  body length in bytes
+//! 32  first block
+//! 40  blocks
+//! 48  time, nanoseconds since 1970
+//! 56  size of the disk after this record in bytes, 0 where it does not change
+//! 64  body: for a write the CRC-32C of each block, for an op its fields
+//!     padding with zeros to a multiple of 64
+//!     for a write its blocks
+//! ```
+//!
+//! The record's checksum covers the blocks through their own, so a block's CRC is computed once,
+//! when it is written, and serves the journal, the cache and the device.
+
+use super::super::wire::{Put, Reader, WireError};
+use super::JournalFormatError;
+use super::op::Op;
+use crate::base::{BLOCK_SIZE, Block, Checksum, DiskId, Seq, Timestamp, checksum};
+
+const MAGIC: &[u8; 4] = b"SMJR";
+/// Bytes in a record's header.
+pub const RECORD_HEADER: usize = 64;
+/// Records start and end at multiples of this.
+pub const RECORD_ALIGN: usize = 64;
+/// No body is longer: enough for a marker over thousands of disks.
+const MAX_BODY: u32 = 1 << 20;
+/// No write has more blocks.
+const MAX_BLOCKS: u64 = 16 << 10;
+
+/// The fixed part of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// Which opening of the store wrote it.
+    pub session: u32,
+    /// Its place in the global order.
+    pub seq: Seq,
+    /// The disk; 0 for an op.
+    pub disk: DiskId,
+    /// The first block of a write or zero.
+    pub block: Block,
+    /// Its blocks.
+    pub count: u64,
+    /// When it was appended.
+    pub time: Timestamp,
+    /// The disk's size after it, where it grew.
+    pub size_after: Option<u64>,
+    kind: u8,
+    body: u32,
+    checksum: u32,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// Data for the header's blocks, with a checksum for each; the blocks follow.
+    Write(Vec<Checksum>),
+    /// The header's blocks read as zeros.
+    Zero,
+    /// A change of names, sizes or snapshots.
+    Op(Op),
+}
+
+impl Body {
+    fn kind(&self) -> u8 {
+        match self {
+            Self::Write(_) => 1,
+            Self::Zero => 2,
+            Self::Op(_) => 3,
+        }
+    }
+}
+
+/// Encodes a record up to, not including, its blocks. `extent` is the first block and the
+/// number of blocks (for an op: 0 and 0).
+#[must_use]
+pub fn encode_record_head(
+    session: u32,
+    seq: Seq,
+    disk: DiskId,
+    extent: (Block, u64),
+    time: Timestamp,
+    size_after: Option<u64>,
+    body: &Body,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(RECORD_HEADER + RECORD_ALIGN);
+    bytes.extend(MAGIC);
+    bytes.u32(0);
+    bytes.u32(session);
+    bytes.u8(body.kind());
+    bytes.extend([0; 3]);
+    bytes.u64(seq.0);
+    bytes.u32(disk.0);
+    bytes.u32(0);
+    bytes.u64(extent.0.0);
+    bytes.u64(extent.1);
+    bytes.i64(time.0);
+    bytes.u64(size_after.unwrap_or(0));
+    match body {
+        Body::Write(sums) => sums.iter().for_each(|sum| bytes.u32(sum.0)),
+        Body::Zero => {}
+        Body::Op(op) => op.encode(&mut bytes),
+    }
+    let body_len = (bytes.len() - RECORD_HEADER) as u32;
+    bytes[28..32].copy_from_slice(&body_len.to_le_bytes());
+    let sum = checksum(&bytes[8..]).0;
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGN), 0);
+    bytes
+}
+
+impl RecordHeader {
+    /// Reads the header of a record. The checksum is not checked before the body is there.
+    ///
+    /// # Errors
+    /// Where it is no header, or a length in it can't be.
+    pub fn decode(bytes: &[u8]) -> Result<Self, JournalFormatError> {
+        let mut reader = Reader(bytes);
+        if reader.bytes("magic", 4)? != MAGIC {
+            return Err(JournalFormatError::Magic);
+        }
+        let checksum = reader.u32("checksum")?;
+        let session = reader.u32("session")?;
+        let kind = reader.u8("kind")?;
+        reader.bytes("reserved", 3)?;
+        let seq = Seq(reader.u64("seq")?);
+        let disk = DiskId(reader.u32("disk")?);
+        let body = reader.u32("body")?;
+        let block = Block(reader.u64("block")?);
+        let count = reader.u64("count")?;
+        let time = Timestamp(reader.i64("time")?);
+        let size_after = Some(reader.u64("size")?).filter(|size| *size != 0);
+        if body > MAX_BODY || (kind == 1 && (count > MAX_BLOCKS || u64::from(body) != count * 4)) {
+            return Err(WireError::Value {
+                field: "body",
+                value: u64::from(body),
+            }
+            .into());
+        }
+        if block
+            .0
+            .checked_add(count)
+            .is_none_or(|end| end > u64::MAX / BLOCK_SIZE)
+        {
+            return Err(WireError::Value {
+                field: "block",
+                value: block.0,
+            }
+            .into());
+        }
+        Ok(Self {
+            session,
+            seq,
+            disk,
+            block,
+            count,
+            time,
+            size_after,
+            kind,
+            body,
+            checksum,
+        })
+    }
+
+    /// Bytes of header, body and padding.
+    #[must_use]
+    pub fn head_len(&self) -> usize {
+        (RECORD_HEADER + self.body as usize).next_multiple_of(RECORD_ALIGN)
+    }
+
+    /// Bytes of the blocks that follow.
+    #[must_use]
+    pub fn data_len(&self) -> usize {
+        if self.kind == 1 {
+            (self.count * BLOCK_SIZE) as usize
+        } else {
+            0
+        }
+    }
+
+    /// Checks the checksum over header and body, and reads the body. `head` starts at the header.
+    ///
+    /// # Errors
+    /// Where the checksum does not match or the body is no body.
+    pub fn body(&self, head: &[u8]) -> Result<Body, JournalFormatError> {
+        let mut reader = Reader(head);
+        let covered = reader.bytes("record", RECORD_HEADER + self.body as usize)?;
+        let computed = checksum(&covered[8..]).0;
+        if computed != self.checksum {
+            return Err(JournalFormatError::Checksum {
+                stored: self.checksum,
+                computed,
+            });
+        }
+        let mut body = Reader(&covered[RECORD_HEADER..]);
+        let decoded = match self.kind {
+            1 => Body::Write(
+                (0..self.count)
+                    .map(|_| body.u32("sum").map(Checksum))
+                    .collect::<Result<_, _>>()?,
+            ),
+            2 => Body::Zero,
+            3 => Body::Op(Op::decode(&mut body)?),
+            kind => {
+                return Err(WireError::Value {
+                    field: "kind",
+                    value: u64::from(kind),
+                }
+                .into());
+            }
+        };
+        body.end()?;
+        Ok(decoded)
+    }
+}
