@@ -1,0 +1,62 @@
+//! Blocks read from devices, each checked against its checksum (P8).
+
+use super::{CatalogError, Pool, PoolError, View};
+use crate::base::{BLOCK, Checksum, Place, checksum};
+
+/// Why blocks can't be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The device failed.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// What was read is not what was written.
+    #[error(
+        "damaged: {place} block {block} has checksum {computed}, {stored} was recorded when it was written"
+    )]
+    Checksum {
+        /// Which segment.
+        place: Place,
+        /// Which block of it.
+        block: usize,
+        /// What was recorded.
+        stored: Checksum,
+        /// What was read.
+        computed: Checksum,
+    },
+}
+
+/// Fills `buf`, whole blocks, from block `first` of a slot, and checks each against what `view`
+/// has recorded. Returns the checksums.
+///
+/// # Errors
+/// Where the device or the catalog can't be read, or a block does not match. A mismatch may only
+/// mean that the block was destaged over while being read: look again with a fresh view before
+/// calling it damage.
+pub fn read_blocks(
+    pool: &Pool,
+    view: &View,
+    place: Place,
+    first: usize,
+    buf: &mut [u8],
+) -> Result<Vec<Checksum>, BlockError> {
+    let count = buf.len() / BLOCK;
+    let mut sums = vec![Checksum(0); count];
+    let at = view.geometry().slot_block(place.slot) + first as u64;
+    view.checksums(place.device, at, &mut sums)?;
+    pool.read(place, first, buf)?;
+    for (block, (data, stored)) in buf.chunks_exact(BLOCK).zip(&sums).enumerate() {
+        let computed = checksum(data);
+        if computed != *stored {
+            return Err(BlockError::Checksum {
+                place,
+                block: first + block,
+                stored: *stored,
+                computed,
+            });
+        }
+    }
+    Ok(sums)
+}
