@@ -5,7 +5,10 @@
 //! daemon < cli`. A test holds that.
 
 pub mod base;
+pub mod cache;
 pub mod config;
 pub mod device;
 pub mod ondisk;
+pub mod snapshot;
 pub mod store;
+pub mod volume;

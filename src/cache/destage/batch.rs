@@ -1,0 +1,246 @@
+//! Takes the oldest data records of each disk, and turns them into updates of segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::super::MapState;
+use super::super::queue::{Queue, Record, ZeroRecord};
+use super::super::space::ClaimKey;
+use super::segment::Update;
+use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Timestamp};
+
+/// Records taken in one go at the most.
+const MAX_RECORDS: usize = 64 << 10;
+/// A discard over more segments than this goes alone, since it may touch very many.
+const WIDE: u64 = 64;
+
+/// The oldest data records of a disk up to its next op: all of one map and epoch.
+pub(super) struct Run {
+    pub disk: DiskId,
+    pub map: Arc<MapState>,
+    pub epoch: Epoch,
+    /// At least one; still in the disk's line too, until the commit.
+    pub records: Vec<Record>,
+}
+
+/// What a finished run lets go of.
+pub(super) struct Settled {
+    pub key: ClaimKey,
+    pub writes: u32,
+    pub has_slot: bool,
+}
+
+/// Takes runs of up to `limit` bytes together. Where the journal is filling, the disk with the
+/// oldest record goes first; else the one with the highest priority.
+pub(super) fn collect(queue: &Queue, geometry: Geometry, limit: u64) -> Vec<Run> {
+    let filling = queue
+        .ring
+        .as_ref()
+        .is_some_and(|ring| ring.used() > ring.size() / 2);
+    let mut order: Vec<_> = queue
+        .disks
+        .iter()
+        .filter_map(|(id, disk)| Some((id, disk, disk.records.front()?.seq())))
+        .collect();
+    order.sort_by_key(|(_, disk, seq)| (if filling { 0 } else { u8::MAX - disk.priority }, *seq));
+    let (mut runs, mut bytes, mut records) = (Vec::new(), 0, 0);
+    for (id, disk, _) in order {
+        if bytes >= limit || records >= MAX_RECORDS {
+            break;
+        }
+        let run = take(
+            &disk.records,
+            geometry,
+            limit - bytes,
+            MAX_RECORDS - records,
+        );
+        bytes += run.iter().map(Record::bytes).sum::<u64>();
+        records += run.len();
+        if let Some((map, epoch)) = run.first().and_then(place_of) {
+            runs.push(Run {
+                disk: *id,
+                map,
+                epoch,
+                records: run,
+            });
+        }
+    }
+    runs
+}
+
+fn place_of(record: &Record) -> Option<(Arc<MapState>, Epoch)> {
+    match record {
+        Record::Write(write) => Some((write.map.clone(), write.epoch)),
+        Record::Zero(zero) => Some((zero.map.clone(), zero.epoch)),
+        Record::Barrier(_) => None,
+    }
+}
+
+fn take(
+    line: &std::collections::VecDeque<Record>,
+    geometry: Geometry,
+    bytes: u64,
+    records: usize,
+) -> Vec<Record> {
+    let mut run = Vec::new();
+    let mut taken = 0;
+    for record in line.iter().take(records) {
+        match record {
+            Record::Barrier(_) => break,
+            Record::Zero(zero) if is_wide(zero, geometry) => {
+                if run.is_empty() {
+                    run.push(record.clone());
+                }
+                break;
+            }
+            _ => {}
+        }
+        if taken >= bytes {
+            break;
+        }
+        taken += record.bytes();
+        run.push(record.clone());
+    }
+    run
+}
+
+fn is_wide(zero: &ZeroRecord, geometry: Geometry) -> bool {
+    zero.count > WIDE * geometry.blocks() as u64
+}
+
+impl Run {
+    /// The wide discard that the run consists of, if it does.
+    pub fn wide_zero(&self, geometry: Geometry) -> Option<&ZeroRecord> {
+        match self.records.first() {
+            Some(Record::Zero(zero)) if is_wide(zero, geometry) => Some(zero),
+            _ => None,
+        }
+    }
+
+    /// The number of its last record.
+    pub fn last(&self) -> Seq {
+        self.records.last().map_or(Seq(0), Record::seq)
+    }
+
+    /// The last time at which one of its records was appended.
+    pub fn time(&self) -> Timestamp {
+        let time = |record: &Record| match record {
+            Record::Write(write) => write.time,
+            Record::Zero(zero) => zero.time,
+            Record::Barrier(_) => Timestamp(0),
+        };
+        self.records.iter().map(time).max().unwrap_or_default()
+    }
+
+    /// The disk's size after it, where it grew.
+    pub fn size_after(&self) -> Option<u64> {
+        let grown = self.records.iter().filter_map(|record| match record {
+            Record::Write(write) => write.size_after,
+            _ => None,
+        });
+        grown.max()
+    }
+
+    /// What it brings to each segment, later records over earlier ones.
+    pub fn updates(&self, geometry: Geometry) -> BTreeMap<SegmentNo, Update> {
+        let mut updates = BTreeMap::<SegmentNo, Update>::new();
+        for record in &self.records {
+            match record {
+                Record::Write(write) => {
+                    let mut counted = None;
+                    for (at, frame) in (write.block.0..).zip(&write.frames) {
+                        let (segment, index) = geometry.locate(Block(at));
+                        let update = updates.entry(segment).or_default();
+                        update.set(index, frame.clone());
+                        if counted.replace(segment) != Some(segment) {
+                            update.writes += 1;
+                        }
+                    }
+                }
+                Record::Zero(zero) => {
+                    for (segment, blocks) in
+                        segments(zero.block.0, zero.block.0 + zero.count, geometry)
+                    {
+                        updates.entry(segment).or_default().clear(&blocks);
+                    }
+                }
+                Record::Barrier(_) => {}
+            }
+        }
+        updates
+    }
+
+    /// Takes its records out of the index; the segment map has them now.
+    pub fn leave_index(&self) {
+        let mut index = self.map.index.write();
+        for record in &self.records {
+            match record {
+                Record::Write(write) => {
+                    for at in 0..write.frames.len() as u64 {
+                        index.remove(Block(write.block.0 + at), write.seq);
+                    }
+                }
+                Record::Zero(zero) => {
+                    index.remove_zero(
+                        zero.block.0..zero.block.0 + zero.count,
+                        zero.epoch,
+                        zero.seq,
+                    );
+                }
+                Record::Barrier(_) => {}
+            }
+        }
+    }
+
+    /// Takes its records out of the disk's line.
+    pub fn leave_line(&self, queue: &mut Queue) {
+        let bytes: u64 = self.records.iter().map(Record::bytes).sum();
+        queue.bytes -= bytes;
+        queue.records -= self.records.len() as u64;
+        if let Some(disk) = queue.disks.get_mut(&self.disk) {
+            disk.records.drain(..self.records.len());
+            disk.bytes -= bytes;
+        }
+    }
+}
+
+/// The segments of the blocks `from..to`, each with its blocks among them.
+pub(super) fn segments(
+    from: u64,
+    to: u64,
+    geometry: Geometry,
+) -> impl Iterator<Item = (SegmentNo, BlockMask)> {
+    let blocks = geometry.blocks() as u64;
+    (from / blocks..to.div_ceil(blocks)).map(move |segment| {
+        let first = segment * blocks;
+        let (low, high) = (from.max(first) - first, to.min(first + blocks) - first);
+        (
+            SegmentNo(segment),
+            BlockMask::range(low as usize, high as usize),
+        )
+    })
+}
+
+/// Notes in the ring that the runs' records are no longer needed, once the commit that says so
+/// is durable.
+pub(super) fn mark_done(queue: &mut Queue, runs: &[Run]) {
+    if let Some(ring) = &mut queue.ring {
+        runs.iter()
+            .flat_map(|run| &run.records)
+            .for_each(|record| ring.done(record.seq()));
+    }
+}
+
+/// Claims by segment, merged, of what the runs settled.
+pub(super) fn settle(queue: &mut Queue, settled: Vec<Settled>) {
+    let mut merged = FxHashMap::<ClaimKey, (u32, bool)>::default();
+    for one in settled {
+        let entry = merged.entry(one.key).or_default();
+        *entry = (entry.0 + one.writes, one.has_slot);
+    }
+    for (key, (writes, has_slot)) in merged {
+        queue.promises.settle(key, writes, has_slot);
+    }
+}

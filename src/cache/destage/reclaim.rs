@@ -1,0 +1,73 @@
+//! Gives slots back: waits until no reader can still look at them, punches them, and puts them on
+//! the free list (P9).
+
+use std::collections::VecDeque;
+
+use super::super::CacheError;
+use crate::base::Place;
+use crate::ondisk::Change;
+use crate::store::{Catalog, Pool};
+
+/// Slots punched in one commit.
+const CHUNK: usize = 1024;
+
+/// Slots that were given up, oldest first, each with the commit that gave it up.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    waiting: VecDeque<(u64, Place)>,
+}
+
+impl Reclaim {
+    /// Takes up what earlier sessions left pending, a chunk at a time.
+    pub fn load(&mut self, catalog: &Catalog) -> Result<(), CacheError> {
+        let view = catalog.view();
+        if self.waiting.is_empty() && view.space().pending > 0 {
+            let generation = view.generation();
+            self.waiting = view
+                .pending(CHUNK * 4)?
+                .into_iter()
+                .map(|place| (generation, place))
+                .collect();
+        }
+        Ok(())
+    }
+
+    /// Adds slots that the commit of this number gave up.
+    pub fn add(&mut self, generation: u64, places: &[Place]) {
+        self.waiting
+            .extend(places.iter().map(|place| (generation, *place)));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Frees a chunk of those that nobody can look at any more. Returns how many it freed.
+    pub fn step(
+        &mut self,
+        catalog: &Catalog,
+        pool: &Pool,
+        whole_block_bytes: usize,
+    ) -> Result<usize, CacheError> {
+        let ready = self
+            .waiting
+            .iter()
+            .take(CHUNK)
+            .take_while(|(generation, _)| catalog.quiesced(*generation));
+        let mut places: Vec<Place> = ready.map(|(_, place)| *place).collect();
+        if places.is_empty() {
+            return Ok(0);
+        }
+        let count = places.len();
+        places.sort_unstable();
+        for place in &places {
+            if let Err(error) = pool.punch(*place, 0..whole_block_bytes) {
+                log::warn!("space of {place} stays with the host's file: {error}");
+            }
+        }
+        let changes: Vec<Change> = places.into_iter().map(Change::Free).collect();
+        catalog.commit(&changes)?;
+        self.waiting.drain(..count);
+        Ok(count)
+    }
+}

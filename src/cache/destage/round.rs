@@ -1,0 +1,437 @@
+//! The destager's thread and its rounds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::super::open::Cache;
+use super::super::space::ClaimKey;
+use super::super::{CacheError, queue};
+use super::allocate::Allocator;
+use super::batch::{Run, Settled, collect, mark_done, segments, settle};
+use super::ops::Draft;
+use super::reap::{Reap, Step};
+use super::reclaim::Reclaim;
+use super::segment::{Context, Update};
+use super::signals::Wake;
+use super::work::Work;
+use crate::base::{Epoch, MapId, SegmentNo};
+use crate::ondisk::{Change, Marks};
+use crate::store::{At, View};
+
+/// Segments of a wide discard dealt with in one commit.
+const WIDE_CHUNK: usize = 2048;
+/// Ops applied in one commit.
+const MAX_OPS: usize = 512;
+
+/// The one that changes the catalog.
+pub(in crate::cache) struct Destager {
+    cache: Arc<Cache>,
+    slots: Allocator,
+    reclaim: Reclaim,
+    reaps: VecDeque<Reap>,
+}
+
+impl Destager {
+    /// Starts the thread. It ends by `Signals::stop`, or when the store halts.
+    pub fn start(cache: &Arc<Cache>) -> Result<(), CacheError> {
+        let reaps = cache
+            .catalog
+            .view()
+            .maps()?
+            .into_iter()
+            .filter(|map| map.reap);
+        let reaps = reaps.map(|map| Reap::new(map.id)).collect();
+        let weak = Arc::downgrade(cache);
+        let run = move || Self::run(&weak, reaps);
+        let worker = std::thread::Builder::new()
+            .name("destage".to_owned())
+            .spawn(run);
+        match worker {
+            Ok(worker) => cache.set_worker(worker),
+            Err(error) => {
+                return Err(CacheError::Halted(format!(
+                    "can't start the destage thread: {error}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(cache: &Weak<Cache>, reaps: VecDeque<Reap>) {
+        let Some(cache) = cache.upgrade() else { return };
+        let mut destager = Self {
+            cache,
+            slots: Allocator::default(),
+            reclaim: Reclaim::default(),
+            reaps,
+        };
+        if let Err(error) = destager.rounds() {
+            destager.slots.forget();
+            destager.cache.halt.set(&error);
+        }
+        destager.cache.room.notify_all();
+    }
+
+    fn rounds(&mut self) -> Result<(), CacheError> {
+        let mut last = Instant::now();
+        loop {
+            let interval = self.cache.config.interval;
+            let pause = if self.reaps.is_empty() && self.reclaim.is_empty() {
+                interval
+            } else {
+                Duration::from_millis(1)
+            };
+            match self
+                .cache
+                .signals
+                .wait(pause.min(interval.saturating_sub(last.elapsed())))
+            {
+                Wake::Stop => return Ok(()),
+                Wake::Work => {}
+            }
+            self.drain()?;
+            last = Instant::now();
+            self.background()?;
+        }
+    }
+
+    /// Destages all that is queued now.
+    fn drain(&mut self) -> Result<(), CacheError> {
+        let target = self.cache.newest();
+        loop {
+            self.cache.halt.check()?;
+            if self.cache.signals.stopping() && self.cache.queue.lock().oldest().is_none() {
+                return Ok(());
+            }
+            let (ready, oldest) = {
+                let queue = self.cache.queue.lock();
+                (queue.op_ready(), queue.oldest())
+            };
+            if oldest.is_none_or(|oldest| oldest > target) {
+                return Ok(());
+            }
+            if ready {
+                self.apply_ops()?;
+            } else {
+                self.destage_batch()?;
+            }
+        }
+    }
+
+    /// What can wait: reaping and reclaiming, a piece at a time.
+    fn background(&mut self) -> Result<(), CacheError> {
+        self.reclaim_some()?;
+        if let Some(mut reap) = self.reaps.pop_front() {
+            let view = self.cache.catalog.view();
+            let mut work = Work::default();
+            let step = reap.step(&view, &self.cache.pool, &mut work)?;
+            drop(view);
+            self.commit(work)?;
+            match step {
+                Step::More => self.reaps.push_front(reap),
+                Step::Done => self.finish_reap(reap.map)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_reap(&mut self, map: MapId) -> Result<(), CacheError> {
+        let view = self.cache.catalog.view();
+        let mut draft = Draft::new(&view);
+        let first = crate::ondisk::VersionKey {
+            map,
+            segment: SegmentNo(0),
+            death: Epoch(0),
+        };
+        let Some(record) = draft.map_if_any(map)? else {
+            return Ok(());
+        };
+        record.reap = false;
+        let gone = !record.live
+            && view.snapshots_of(map)?.is_empty()
+            && view.versions_from(first, 1)?.is_empty();
+        if gone {
+            let hidden = self.cache.open_hidden.lock().clone();
+            draft.forget_map(map, |map, epoch| hidden.contains_key(&(map, epoch)))?;
+        }
+        let more = std::mem::take(&mut draft.reap);
+        draft.marks = self.marks(&self.cache.queue.lock(), draft.marks);
+        let changes = draft.changes();
+        drop(view);
+        self.cache.catalog.commit(&changes)?;
+        self.reap(more);
+        Ok(())
+    }
+
+    fn reap(&mut self, maps: Vec<MapId>) {
+        for map in maps {
+            match self.reaps.iter_mut().find(|reap| reap.map == map) {
+                Some(reap) => reap.restart(),
+                None => self.reaps.push_back(Reap::new(map)),
+            }
+        }
+    }
+
+    fn reclaim_some(&mut self) -> Result<usize, CacheError> {
+        self.reclaim.load(&self.cache.catalog)?;
+        let blocks = self.cache.geometry.blocks();
+        let freed = self
+            .reclaim
+            .step(&self.cache.catalog, &self.cache.pool, blocks)?;
+        if freed > 0 {
+            self.refresh_space();
+        }
+        Ok(freed)
+    }
+
+    fn refresh_space(&self) {
+        let space = self.cache.catalog.view().space();
+        self.cache.queue.lock().promises.set_space(space);
+        self.cache.room.notify_all();
+    }
+
+    /// Applies all ops that are due, as one commit.
+    fn apply_ops(&mut self) -> Result<(), CacheError> {
+        let ops = self.cache.queue.lock().take_ready_ops(MAX_OPS);
+        let Some(last) = ops.last().map(|op| op.seq) else {
+            return Ok(());
+        };
+        self.cache.sync_for_destage(last)?;
+        let view = self.cache.catalog.view();
+        let mut draft = Draft::new(&view);
+        ops.iter().try_for_each(|op| draft.apply(op))?;
+        {
+            let mut queue = self.cache.queue.lock();
+            if let Some(ring) = &mut queue.ring {
+                ops.iter().for_each(|op| ring.done(op.seq));
+            }
+            draft.marks = self.marks(&queue, draft.marks);
+        }
+        let (reap, removed) = (
+            std::mem::take(&mut draft.reap),
+            std::mem::take(&mut draft.removed),
+        );
+        let changes = draft.changes();
+        drop(view);
+        self.cache.catalog.commit(&changes)?;
+        let mut queue = self.cache.queue.lock();
+        queue.applying = None;
+        for disk in removed {
+            queue.disks.remove(&disk);
+        }
+        if let Some(ring) = &mut queue.ring {
+            ring.release();
+        }
+        drop(queue);
+        self.cache.room.notify_all();
+        self.reap(reap);
+        Ok(())
+    }
+
+    /// Destages one batch of data.
+    fn destage_batch(&mut self) -> Result<(), CacheError> {
+        let geometry = self.cache.geometry;
+        let mut runs = collect(&self.cache.queue.lock(), geometry, self.cache.config.batch);
+        let Some(last) = runs.iter().map(Run::last).max() else {
+            return Ok(());
+        };
+        self.cache.sync_for_destage(last)?;
+        if let Some(at) = runs
+            .iter()
+            .position(|run| run.wide_zero(geometry).is_some())
+        {
+            let wide = runs.swap_remove(at);
+            self.discard_wide(&wide)?;
+            return self.destage_runs(vec![(wide, BTreeMap::new())]);
+        }
+        let runs: Vec<_> = runs
+            .into_iter()
+            .map(|run| (run.updates(geometry), run))
+            .map(|(u, r)| (r, u))
+            .collect();
+        self.prepare_slots(runs.iter().map(|(_, updates)| updates.len() as u64).sum())?;
+        self.destage_runs(runs)
+    }
+
+    fn destage_runs(
+        &mut self,
+        runs: Vec<(Run, BTreeMap<SegmentNo, Update>)>,
+    ) -> Result<(), CacheError> {
+        let cache = self.cache.clone();
+        let view = cache.catalog.view();
+        let mut work = Work::default();
+        let mut settled = Vec::new();
+        let mut done = Vec::with_capacity(runs.len());
+        for (run, updates) in runs {
+            let Some(mut disk) = view.disk(run.disk)? else {
+                return Err(CacheError::Missing {
+                    seq: run.last(),
+                    what: format!("disk {}", run.disk),
+                });
+            };
+            let context = context(&cache, &view, &run)?;
+            for (segment, update) in updates {
+                let writes = update.writes;
+                let outcome = context.plan(segment, update, &mut self.slots, &mut work)?;
+                disk.allocated = disk.allocated.saturating_add_signed(outcome.allocated);
+                let key = ClaimKey {
+                    map: run.map.id,
+                    epoch: run.epoch,
+                    segment,
+                };
+                settled.push(Settled {
+                    key,
+                    writes,
+                    has_slot: outcome.has_slot && !context.copy_on_write,
+                });
+            }
+            disk.applied = run.last();
+            disk.size = run
+                .size_after()
+                .map_or(disk.size, |size| size.max(disk.size));
+            (disk.modified, disk.changed) = (run.time(), run.time().max(disk.changed));
+            work.changes.push(Change::PutDisk(disk));
+            done.push(run);
+        }
+        let marks = {
+            let mut queue = self.cache.queue.lock();
+            mark_done(&mut queue, &done);
+            self.marks(&queue, view.marks())
+        };
+        work.changes.push(Change::SetMarks(marks));
+        drop(view);
+        self.commit(work)?;
+        self.let_go(done, settled);
+        Ok(())
+    }
+
+    /// Data to devices, devices synced, catalog committed; then slots given up wait for reclaim.
+    fn commit(&mut self, mut work: Work) -> Result<(), CacheError> {
+        if work.is_empty() {
+            return Ok(());
+        }
+        work.store(&self.cache.pool, self.cache.geometry)?;
+        self.cache.catalog.commit(&work.changes)?;
+        self.reclaim
+            .add(self.cache.catalog.view().generation(), work.retired());
+        work.punch_blocks(&self.cache.pool)
+    }
+
+    /// The runs are in the segment map: out of the line, the index and the journal with them.
+    fn let_go(&self, runs: Vec<Run>, settled: Vec<Settled>) {
+        runs.iter().for_each(Run::leave_index);
+        let space = self.cache.catalog.view().space();
+        let mut queue = self.cache.queue.lock();
+        runs.iter().for_each(|run| run.leave_line(&mut queue));
+        settle(&mut queue, settled);
+        queue.promises.set_space(space);
+        if let Some(ring) = &mut queue.ring {
+            ring.release();
+        }
+        drop(queue);
+        self.cache.room.notify_all();
+    }
+
+    /// A discard over very many segments: those that are mapped, a chunk at a time. Each chunk is
+    /// a commit; the journal keeps the record until the last.
+    fn discard_wide(&mut self, run: &Run) -> Result<(), CacheError> {
+        let geometry = self.cache.geometry;
+        let cache = self.cache.clone();
+        let Some(zero) = run.wide_zero(geometry) else {
+            return Ok(());
+        };
+        let end = zero.block.0 + zero.count;
+        let mut from = geometry.locate(zero.block).0;
+        let to = SegmentNo(end.div_ceil(geometry.blocks() as u64));
+        loop {
+            let view = self.cache.catalog.view();
+            let mapped = view.mapped_segments(run.map.id, At::Live, from, to, WIDE_CHUNK)?;
+            let Some(last) = mapped.last().copied() else {
+                return Ok(());
+            };
+            let context = context(&cache, &view, run)?;
+            let mut work = Work::default();
+            let mut allocated = 0;
+            for segment in mapped {
+                let first = geometry.first_block(segment).0;
+                let inside = segments(
+                    zero.block.0.max(first),
+                    end.min(first + geometry.blocks() as u64),
+                    geometry,
+                );
+                for (segment, blocks) in inside {
+                    let update = Update {
+                        zero: blocks,
+                        ..Update::default()
+                    };
+                    allocated += context
+                        .plan(segment, update, &mut self.slots, &mut work)?
+                        .allocated;
+                }
+            }
+            if let Some(mut disk) = view.disk(run.disk)? {
+                disk.allocated = disk.allocated.saturating_add_signed(allocated);
+                work.changes.push(Change::PutDisk(disk));
+            }
+            drop(view);
+            self.commit(work)?;
+            from = last.next();
+        }
+    }
+
+    /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
+    fn prepare_slots(&mut self, count: u64) -> Result<(), CacheError> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let view = self.cache.catalog.view();
+            let found = self.slots.prepare(&view, count)?;
+            let pending = view.space().pending;
+            drop(view);
+            if found >= count || pending == 0 || Instant::now() > deadline {
+                return Ok(());
+            }
+            if self.reclaim_some()? == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            self.slots.forget();
+        }
+    }
+
+    /// The marks for a commit, as the queue stands.
+    fn marks(&self, queue: &queue::Queue, mut marks: Marks) -> Marks {
+        match &queue.ring {
+            Some(ring) => (marks.journal_offset, marks.journal_seq) = ring.tail(queue.next),
+            None => marks.journal_seq = queue.next,
+        }
+        marks
+    }
+}
+
+/// What holds for all segments of a run.
+fn context<'a>(cache: &'a Cache, view: &'a View, run: &Run) -> Result<Context<'a>, CacheError> {
+    let map = view.map(run.map.id)?;
+    let map = map.ok_or_else(|| CacheError::Missing {
+        seq: run.last(),
+        what: format!("map {}", run.map.id),
+    })?;
+    if map.epoch != run.epoch {
+        return Err(CacheError::EpochOrder {
+            record: run.epoch,
+            map: map.epoch,
+        });
+    }
+    Ok(Context {
+        view,
+        pool: &cache.pool,
+        geometry: cache.geometry,
+        map: map.id,
+        epoch: run.epoch,
+        newest_snapshot: view
+            .snapshots_of(map.id)?
+            .last()
+            .map(|snapshot| snapshot.epoch),
+        origin: map.origin,
+        copy_on_write: cache.journal.is_none(),
+    })
+}

@@ -1,0 +1,71 @@
+//! How the destager is told that there is work.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::base::Seq;
+
+/// What has been asked of the destager.
+#[derive(Default)]
+pub(in crate::cache) struct Signals {
+    asked: Mutex<Asked>,
+    wake: Condvar,
+    /// Mirrors `asked.hurry`, so that asking twice costs a load.
+    hurrying: AtomicBool,
+}
+
+#[derive(Default)]
+struct Asked {
+    hurry: bool,
+    flush: Seq,
+    stop: bool,
+}
+
+/// Why the destager woke up.
+pub(super) enum Wake {
+    /// It was asked to, or the interval is over.
+    Work,
+    /// It is to end.
+    Stop,
+}
+
+impl Signals {
+    /// Asks for a round soon.
+    pub fn hurry(&self) {
+        if !self.hurrying.swap(true, Ordering::AcqRel) {
+            self.asked.lock().hurry = true;
+            self.wake.notify_all();
+        }
+    }
+
+    /// Asks for all records up to `seq`.
+    pub fn flush(&self, seq: Seq) {
+        let mut asked = self.asked.lock();
+        asked.flush = asked.flush.max(seq);
+        asked.hurry = true;
+        self.wake.notify_all();
+    }
+
+    /// Ends the destager.
+    pub fn stop(&self) {
+        self.asked.lock().stop = true;
+        self.wake.notify_all();
+    }
+
+    pub(super) fn stopping(&self) -> bool {
+        self.asked.lock().stop
+    }
+
+    /// Waits for something to do, `interval` at the most.
+    pub(super) fn wait(&self, interval: Duration) -> Wake {
+        let mut asked = self.asked.lock();
+        if !asked.hurry && !asked.stop {
+            self.wake.wait_for(&mut asked, interval);
+        }
+        asked.hurry = false;
+        self.hurrying.store(false, Ordering::Release);
+        if asked.stop { Wake::Stop } else { Wake::Work }
+    }
+}

@@ -1,0 +1,83 @@
+//! What can go wrong between a write and its segment.
+
+use crate::base::{Epoch, Seq};
+use crate::device::DeviceError;
+use crate::ondisk::journal::JournalFormatError;
+use crate::store::{BlockError, CatalogError, PoolError};
+
+/// An error of the cache, the journal or destaging.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The store has stopped writing, for this reason, until it is opened again.
+    #[error("{0}")]
+    Halted(String),
+    /// The store is being closed.
+    #[error("the store is closing")]
+    Closed,
+    /// The pool can't take it.
+    #[error("the pool is full: {needed} segments needed, {available} available")]
+    NoSpace {
+        /// Segments needed.
+        needed: u64,
+        /// Segments that are neither in use nor promised.
+        available: u64,
+    },
+    /// The journal is too small for a record that must go in whole.
+    #[error(
+        "a record of {len} bytes does not fit into a journal of {ring} bytes; make a bigger journal"
+    )]
+    RecordTooBig {
+        /// Bytes of the record.
+        len: u64,
+        /// Bytes of the ring.
+        ring: u64,
+    },
+    /// Something under a disk changed between a look and an append that relied on it.
+    #[error("the content changed meanwhile")]
+    Stale,
+    /// A disk that the queue does not know.
+    #[error("the disk is gone")]
+    Gone,
+    /// The journal is of another store.
+    #[error("{journal} belongs to another store; give this store its own journal")]
+    ForeignJournal {
+        /// Its path.
+        journal: String,
+    },
+    /// The journal's header can't be read.
+    #[error("{journal} is no journal or is damaged: {reason}")]
+    BadJournal {
+        /// Its path.
+        journal: String,
+        /// What is wrong.
+        reason: JournalFormatError,
+    },
+    /// A block can't be read, or does not match its checksum.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// A record refers to something that is not there.
+    #[error("record {seq} needs {what}, which is not there")]
+    Missing {
+        /// The record.
+        seq: Seq,
+        /// What.
+        what: String,
+    },
+    /// An epoch that a map does not have.
+    #[error("a record of epoch {record} reached a map in epoch {map}")]
+    EpochOrder {
+        /// The record's.
+        record: Epoch,
+        /// The map's.
+        map: Epoch,
+    },
+    /// The catalog failed.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A device of the pool failed.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The journal's device failed.
+    #[error("journal: {0}")]
+    Journal(#[source] DeviceError),
+}

@@ -1,0 +1,259 @@
+//! The cache's memory: a fixed number of blocks, taken before a write is acknowledged and given
+//! back when its data has reached a segment and no reader holds it.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{CacheError, Halt};
+use crate::base::{BLOCK, Checksum, checksum};
+
+/// Memory for one block, aligned as direct I/O wants it.
+#[repr(align(4096))]
+#[derive(Clone)]
+struct Page([u8; BLOCK]);
+
+/// Pages of pools that are gone, for the next one: the slabs live as long as the process.
+static SPARE: Mutex<Vec<&'static mut Page>> = Mutex::new(Vec::new());
+
+/// A block of data with its checksum. Never changes once made; the memory goes back to its pool
+/// when the last holder drops it.
+pub struct Frame {
+    /// `None` only while being dropped.
+    page: Option<&'static mut Page>,
+    sum: Checksum,
+    pool: Arc<FramePool>,
+}
+
+impl Frame {
+    /// The data's CRC-32C.
+    #[must_use]
+    pub fn checksum(&self) -> Checksum {
+        self.sum
+    }
+}
+
+impl Deref for Frame {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.page.as_ref().map_or(&[], |page| &page.0)
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        if let Some(page) = self.page.take() {
+            self.pool.put_back(page);
+        }
+    }
+}
+
+/// Memory that was taken and is to be filled.
+pub struct Taken {
+    pages: Vec<&'static mut Page>,
+    pool: Arc<FramePool>,
+}
+
+impl Taken {
+    /// Fills the blocks with `data`, a whole number of blocks, and computes their checksums.
+    #[must_use]
+    pub fn fill(mut self, data: &[u8]) -> Vec<Arc<Frame>> {
+        debug_assert_eq!(data.len(), self.pages.len() * BLOCK);
+        let pages = std::mem::take(&mut self.pages);
+        let fill = |(page, block): (&'static mut Page, &[u8])| {
+            page.0.copy_from_slice(block);
+            Arc::new(Frame {
+                sum: checksum(block),
+                page: Some(page),
+                pool: self.pool.clone(),
+            })
+        };
+        pages
+            .into_iter()
+            .zip(data.chunks_exact(BLOCK))
+            .map(fill)
+            .collect()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        for page in self.pages.drain(..) {
+            self.pool.put_back(page);
+        }
+    }
+}
+
+/// All blocks of the cache. Writers that find none wait in one line, first come, first served,
+/// so that none starves.
+pub struct FramePool {
+    size: usize,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+struct State {
+    /// Pages never used yet are not here but counted in `fresh`, so that they cost no memory.
+    free: Vec<&'static mut Page>,
+    /// Tickets of those that wait, in order.
+    line: VecDeque<u64>,
+    next_ticket: u64,
+}
+
+impl FramePool {
+    /// A pool of so many bytes, whole blocks.
+    #[must_use]
+    pub fn new(bytes: u64) -> Arc<Self> {
+        let size = usize::try_from(bytes).unwrap_or(usize::MAX) / BLOCK;
+        let mut free = {
+            let mut spare = SPARE.lock();
+            let keep = spare.len().saturating_sub(size);
+            spare.split_off(keep)
+        };
+        if free.len() < size {
+            let slab = vec![Page([0; BLOCK]); size - free.len()];
+            free.extend(slab.leak());
+        }
+        let state = State {
+            free,
+            line: VecDeque::new(),
+            next_ticket: 0,
+        };
+        Arc::new(Self {
+            size,
+            state: Mutex::new(state),
+            freed: Condvar::new(),
+        })
+    }
+
+    /// Blocks in all.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Blocks not in use.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.state.lock().free.len()
+    }
+
+    /// Takes `count` blocks, waiting in line until there are so many. `hurry` is called before
+    /// waiting, to get destaging going.
+    ///
+    /// # Errors
+    /// Where the store halts meanwhile.
+    pub fn take(
+        self: &Arc<Self>,
+        count: usize,
+        halt: &Halt,
+        hurry: impl Fn(),
+    ) -> Result<Taken, CacheError> {
+        let mut state = self.state.lock();
+        if !state.line.is_empty() || state.free.len() < count {
+            self.wait_in_line(&mut state, count, halt, hurry)?;
+        }
+        let keep = state.free.len() - count;
+        let pages = state.free.split_off(keep);
+        Ok(Taken {
+            pages,
+            pool: self.clone(),
+        })
+    }
+
+    fn wait_in_line(
+        &self,
+        state: &mut parking_lot::MutexGuard<'_, State>,
+        count: usize,
+        halt: &Halt,
+        hurry: impl Fn(),
+    ) -> Result<(), CacheError> {
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.line.push_back(ticket);
+        let waited = loop {
+            if let Err(error) = halt.check() {
+                break Err(error);
+            }
+            if state.line.front() == Some(&ticket) && state.free.len() >= count {
+                break Ok(());
+            }
+            parking_lot::MutexGuard::unlocked(state, &hurry);
+            if state.line.front() == Some(&ticket) && state.free.len() >= count {
+                break Ok(());
+            }
+            self.freed.wait_for(state, Duration::from_millis(100));
+        };
+        state.line.retain(|waiting| *waiting != ticket);
+        self.freed.notify_all();
+        waited
+    }
+
+    fn put_back(&self, page: &'static mut Page) {
+        let mut state = self.state.lock();
+        state.free.push(page);
+        if !state.line.is_empty() {
+            self.freed.notify_all();
+        }
+    }
+}
+
+impl Drop for FramePool {
+    fn drop(&mut self) {
+        SPARE.lock().append(&mut self.state.get_mut().free);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_comes_back_when_the_last_holder_drops_it() {
+        let pool = FramePool::new(4 * BLOCK as u64);
+        let halt = Halt::default();
+        let frames = pool.take(3, &halt, || {}).unwrap().fill(&[7; 3 * BLOCK]);
+        assert_eq!(pool.free(), 1);
+        let held = frames[1].clone();
+        drop(frames);
+        assert_eq!(pool.free(), 3);
+        assert_eq!(
+            (&held[..], held.checksum()),
+            (&[7; BLOCK][..], checksum(&[7; BLOCK]))
+        );
+        drop(held);
+        assert_eq!(pool.free(), 4);
+        drop(pool.take(2, &halt, || {}).unwrap());
+        assert_eq!(pool.free(), 4);
+    }
+
+    #[test]
+    fn a_waiting_writer_gets_memory_in_turn_and_a_halt_wakes_it() {
+        let pool = FramePool::new(2 * BLOCK as u64);
+        let halt = Arc::new(Halt::default());
+        let all = pool.take(2, &halt, || {}).unwrap();
+        let waiter = {
+            let (pool, halt) = (pool.clone(), halt.clone());
+            std::thread::spawn(move || {
+                pool.take(2, &halt, || {})
+                    .map(|taken| taken.fill(&[1; 2 * BLOCK]).len())
+            })
+        };
+        std::thread::sleep(Duration::from_millis(20));
+        drop(all);
+        assert_eq!(waiter.join().unwrap().unwrap(), 2);
+
+        let all = pool.take(2, &halt, || {}).unwrap();
+        let waiter = {
+            let (pool, halt) = (pool.clone(), halt.clone());
+            std::thread::spawn(move || pool.take(1, &halt, || {}).map(|_| ()))
+        };
+        halt.set(&"test");
+        assert!(matches!(waiter.join().unwrap(), Err(CacheError::Halted(_))));
+        drop(all);
+    }
+}

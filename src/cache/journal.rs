@@ -1,0 +1,123 @@
+//! The journal as it runs: records are written at the places that the ring gave them, and synced
+//! for many waiters at once.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::window::Window;
+use super::{CacheError, Frame, Halt};
+use crate::base::Seq;
+use crate::device::Device;
+use crate::ondisk::journal::RING_START;
+
+/// The journal of one session.
+///
+/// Order: a record's `write` returns before the write that it stands for is acknowledged (P5);
+/// a `sync` that covers it returns before an fsync, a snapshot command or a destage relies on it
+/// (P3, P4, P6).
+pub struct Journal {
+    device: Arc<dyn Device>,
+    session: u32,
+    pub(super) window: Window,
+    syncing: Mutex<Syncing>,
+    synced: Condvar,
+}
+
+struct Syncing {
+    /// Every record up to this one survives power loss.
+    durable: Seq,
+    /// Whether someone is syncing; the others wait for it.
+    busy: bool,
+}
+
+impl Journal {
+    /// A journal in which every record up to `written` has been found or written. None of them
+    /// is taken to be durable: after a crash of the daemon alone they may be in the page cache.
+    pub(super) fn new(device: Arc<dyn Device>, session: u32, written: Seq) -> Self {
+        let syncing = Mutex::new(Syncing {
+            durable: Seq(0),
+            busy: false,
+        });
+        Self {
+            device,
+            session,
+            window: Window::new(written),
+            syncing,
+            synced: Condvar::new(),
+        }
+    }
+
+    /// This opening's number.
+    #[must_use]
+    pub fn session(&self) -> u32 {
+        self.session
+    }
+
+    /// Where the journal is.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// Writes a record at its place in the ring.
+    pub(super) fn write(
+        &self,
+        offset: u64,
+        head: &[u8],
+        frames: &[Arc<Frame>],
+    ) -> Result<(), CacheError> {
+        let mut bufs = Vec::with_capacity(frames.len() + 1);
+        bufs.push(IoSlice::new(head));
+        bufs.extend(frames.iter().map(|frame| IoSlice::new(frame)));
+        self.device
+            .write_at(&bufs, RING_START + offset)
+            .map_err(CacheError::Journal)
+    }
+
+    /// Returns when every record up to `target` survives power loss. `seal` is called once by
+    /// the one that syncs for all: it ends the page that the next record would share with them,
+    /// and says up to which record the sync may reach.
+    pub(super) fn sync(
+        &self,
+        target: Seq,
+        halt: &Halt,
+        seal: impl Fn() -> Seq,
+    ) -> Result<(), CacheError> {
+        let mut syncing = self.syncing.lock();
+        loop {
+            halt.check()?;
+            if syncing.durable >= target {
+                return Ok(());
+            }
+            if !syncing.busy {
+                break;
+            }
+            self.synced
+                .wait_for(&mut syncing, Duration::from_millis(100));
+        }
+        syncing.busy = true;
+        drop(syncing);
+        let reached = self.sync_now(halt, seal);
+        let mut syncing = self.syncing.lock();
+        syncing.busy = false;
+        if let Ok(reached) = &reached {
+            syncing.durable = syncing.durable.max(*reached);
+        }
+        self.synced.notify_all();
+        reached.map(|_| ())
+    }
+
+    fn sync_now(&self, halt: &Halt, seal: impl Fn() -> Seq) -> Result<Seq, CacheError> {
+        let reach = seal();
+        self.window.wait_for(reach, halt)?;
+        self.device.sync().map_err(|error| {
+            let error = CacheError::Journal(error);
+            halt.set(&error);
+            error
+        })?;
+        Ok(reach)
+    }
+}

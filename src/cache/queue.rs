@@ -1,0 +1,185 @@
+//! The queue: records in one global order, kept a line for each disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use super::ring::Ring;
+use super::space::Promises;
+use super::{Frame, MapState};
+use crate::base::{Block, DiskId, Epoch, Seq, Timestamp};
+use crate::ondisk::journal::Op;
+
+/// A queued write.
+pub(super) struct WriteRecord {
+    pub seq: Seq,
+    pub map: Arc<MapState>,
+    pub epoch: Epoch,
+    pub block: Block,
+    pub frames: Vec<Arc<Frame>>,
+    pub size_after: Option<u64>,
+    pub time: Timestamp,
+}
+
+/// A queued discard.
+pub(super) struct ZeroRecord {
+    pub seq: Seq,
+    pub map: Arc<MapState>,
+    pub epoch: Epoch,
+    pub block: Block,
+    pub count: u64,
+    pub time: Timestamp,
+}
+
+/// What stands in a disk's line.
+#[derive(Clone)]
+pub(super) enum Record {
+    Write(Arc<WriteRecord>),
+    Zero(Arc<ZeroRecord>),
+    /// An op over this disk: what follows it here waits until the op has been applied.
+    Barrier(Seq),
+}
+
+impl Record {
+    pub fn seq(&self) -> Seq {
+        match self {
+            Self::Write(write) => write.seq,
+            Self::Zero(zero) => zero.seq,
+            Self::Barrier(seq) => *seq,
+        }
+    }
+
+    /// Bytes of cache that it holds.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Write(write) => write.frames.len() as u64 * crate::base::BLOCK_SIZE,
+            Self::Zero(_) | Self::Barrier(_) => 0,
+        }
+    }
+}
+
+/// A disk's line, and what the next record of the disk needs to know.
+pub(super) struct DiskQueue {
+    /// The map that writes go to.
+    pub map: Arc<MapState>,
+    /// The epoch that writes belong to; a marker ends it.
+    pub epoch: Epoch,
+    /// The disk's size in bytes, queued changes included. Stored only under the queue's lock;
+    /// shared with those who only look.
+    pub size: Arc<AtomicU64>,
+    pub priority: u8,
+    /// Oldest first.
+    pub records: VecDeque<Record>,
+    /// Bytes of cache that `records` hold.
+    pub bytes: u64,
+}
+
+/// An op that waits for the lines of its disks to reach it.
+pub(super) struct PendingOp {
+    pub seq: Seq,
+    pub op: Op,
+    pub time: Timestamp,
+    /// The disks with a barrier for it.
+    pub disks: SmallVec<[DiskId; 2]>,
+}
+
+/// All that is queued. One lock guards it, held for a few hundred nanoseconds and never across
+/// I/O. Lock order: the namespace, then this, then a map's index.
+pub(super) struct Queue {
+    /// The number that the next record gets.
+    pub next: Seq,
+    /// Absent in volatile mode.
+    pub ring: Option<Ring>,
+    pub disks: FxHashMap<DiskId, DiskQueue>,
+    /// Oldest first; applied in this order.
+    pub ops: VecDeque<PendingOp>,
+    pub promises: Promises,
+    /// Bytes of cache that all records hold.
+    pub bytes: u64,
+    /// Records queued, ops among them.
+    pub records: u64,
+    /// The oldest of the ops that were taken out to be applied and are not durable yet.
+    pub applying: Option<Seq>,
+    /// Markers among the ops.
+    pub markers: u64,
+    /// No more appends: the store is being closed.
+    pub closed: bool,
+    /// The journal is still being replayed: its end is not known yet.
+    pub recovering: bool,
+}
+
+impl Queue {
+    /// The oldest record that has not been destaged.
+    pub fn oldest(&self) -> Option<Seq> {
+        let fronts = self
+            .disks
+            .values()
+            .filter_map(|disk| disk.records.front().map(Record::seq));
+        fronts
+            .chain(self.ops.front().map(|op| op.seq))
+            .chain(self.applying)
+            .min()
+    }
+
+    /// Lets the next record begin on a page of its own, since a sync is about to make the ones
+    /// before it durable. Not while recovery still looks for the end.
+    pub fn seal(&mut self) {
+        if !self.recovering
+            && let Some(ring) = &mut self.ring
+        {
+            ring.seal();
+        }
+    }
+
+    /// Enters an op and its barriers.
+    pub fn push_op(&mut self, op: PendingOp) {
+        for disk in &op.disks {
+            if let Some(queue) = self.disks.get_mut(disk) {
+                queue.records.push_back(Record::Barrier(op.seq));
+            }
+        }
+        self.records += 1;
+        self.markers += u64::from(matches!(op.op, Op::Marker { .. }));
+        self.ops.push_back(op);
+    }
+
+    /// Whether the oldest op's disks have all reached it.
+    pub fn op_ready(&self) -> bool {
+        let Some(op) = self.ops.front() else {
+            return false;
+        };
+        op.disks
+            .iter()
+            .filter_map(|disk| self.disks.get(disk))
+            .all(|queue| {
+                let front = queue.records.front();
+                front.is_some_and(|record| matches!(record, Record::Barrier(seq) if *seq == op.seq))
+            })
+    }
+
+    /// Takes out up to `most` of the oldest ops with their barriers, as far as their disks have
+    /// reached them. They count as queued until `applying` is cleared.
+    pub fn take_ready_ops(&mut self, most: usize) -> Vec<PendingOp> {
+        self.applying = self.ops.front().map(|op| op.seq);
+        let mut taken = Vec::new();
+        while taken.len() < most && self.op_ready() {
+            taken.extend(self.pop_op());
+        }
+        taken
+    }
+
+    fn pop_op(&mut self) -> Option<PendingOp> {
+        let op = self.ops.pop_front()?;
+        for disk in &op.disks {
+            if let Some(queue) = self.disks.get_mut(disk) {
+                queue.records.pop_front();
+            }
+        }
+        self.records -= 1;
+        self.markers -= u64::from(matches!(op.op, Op::Marker { .. }));
+        Some(op)
+    }
+}

@@ -1,0 +1,79 @@
+//! Adding a device while the store is open.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::VolumeError;
+use super::volumes::{Result, Volumes};
+use crate::base::DeviceNo;
+use crate::cache::CacheError;
+use crate::device::{Device, FileDevice, Fill, OpenMode};
+use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
+use crate::store::{Force, format};
+
+impl Volumes {
+    /// Gives the pool another device: a path, absolute or relative to the store. A file that does
+    /// not exist is made with this size, sparse; of what exists the whole is used, or `size` of
+    /// it. Its space is usable when this returns. Returns the device's number.
+    ///
+    /// # Errors
+    /// Where it can't be opened or made, holds something, or is too small.
+    pub fn add_device(&self, path: &str, size: Option<u64>) -> Result<u16> {
+        let view = self.cache.catalog().view();
+        let devices = view.devices()?;
+        let full = self.config.store_dir.join(path);
+        let taken = devices
+            .iter()
+            .find(|record| self.config.store_dir.join(&record.path) == full);
+        if let Some(taken) = taken {
+            return Err(VolumeError::Exists(taken.path.clone()));
+        }
+        let number = devices
+            .iter()
+            .map(|record| record.device.next())
+            .max()
+            .unwrap_or(DeviceNo(0));
+        let device = open_or_create(&full, size)?;
+        let len = size.map_or(device.len(), |size| size.min(device.len()));
+        let mut uuid = [0; 16];
+        getrandom::fill(&mut uuid).map_err(|error| VolumeError::Io(error.to_string()))?;
+        let slots = slots_for(len, self.geometry);
+        let record = DeviceRecord {
+            device: number,
+            uuid,
+            path: path.to_owned(),
+            slots,
+        };
+        // Superblock durable, then attached, then in the catalog: nothing is placed on a device
+        // before it can be found again.
+        let store = Uuid(self.cache.catalog().uuid());
+        format(device.as_ref(), store, &record, self.geometry, Force::No)
+            .map_err(CacheError::from)?;
+        self.cache
+            .pool()
+            .attach(&record, device)
+            .map_err(CacheError::from)?;
+        self.cache.catalog().commit(&[Change::AddDevice(record)])?;
+        self.cache.space_added();
+        Ok(number.0)
+    }
+}
+
+fn open_or_create(path: &Path, size: Option<u64>) -> Result<Arc<dyn Device>> {
+    let io = |error: crate::device::DeviceError| VolumeError::Io(error.to_string());
+    let path: PathBuf = path.to_owned();
+    if !path.exists() {
+        let size = size.ok_or_else(|| {
+            VolumeError::Invalid(format!(
+                "{} does not exist; to have it made, say how big: {0}:SIZE",
+                path.display()
+            ))
+        })?;
+        return Ok(Arc::new(
+            FileDevice::create(&path, size, Fill::Sparse).map_err(io)?,
+        ));
+    }
+    Ok(Arc::new(
+        FileDevice::open(&path, OpenMode::READ_WRITE.following_links()).map_err(io)?,
+    ))
+}

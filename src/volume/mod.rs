@@ -1,0 +1,25 @@
+//! Disks and snapshots as objects that are read, written, named and snapshotted. What the
+//! frontends and `control` speak to; knows nothing of FUSE or SCSI.
+
+mod devices;
+mod error;
+mod metrics;
+mod names;
+mod namespace;
+mod read;
+mod report;
+mod seek;
+mod status;
+mod types;
+mod volumes;
+mod write;
+
+pub use error::VolumeError;
+pub use metrics::{Histogram, Metrics, OperationMetrics};
+pub(crate) use namespace::Namespace;
+pub use status::{
+    CacheStatus, DeviceStatus, DiskStatus, JournalStatus, PoolStatus, SnapshotStatus, Status,
+};
+pub use types::{Attributes, Extent, NewDisk, Node, PoolUsage, SetAttributes, SnapshotId, Whence};
+pub(crate) use volumes::{Entered, Result};
+pub use volumes::{MAX_DISK_SIZE, VolumeConfig, Volumes};

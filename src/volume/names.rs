@@ -1,0 +1,359 @@
+//! Making, naming, describing and removing disks, and the handles on them.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use super::namespace::Namespace;
+use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
+use super::{Attributes, NewDisk, Node, SetAttributes, VolumeError};
+use crate::base::{
+    BLOCK_SIZE, DiskId, Timestamp, check_disk_name, check_snapshot_name, split_snapshot_file_name,
+};
+use crate::ondisk::journal::{NewDiskOp, Op};
+
+/// The write bits of a mode.
+const WRITE_BITS: u32 = 0o222;
+
+impl Volumes {
+    /// What has this name: a disk, or a snapshot as `DISK@SNAPSHOT`.
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Option<Node> {
+        self.names.read().lookup(name)
+    }
+
+    /// All disks and snapshots with their file names, in name order.
+    #[must_use]
+    pub fn list(&self) -> Vec<(String, Node)> {
+        self.names
+            .read()
+            .names()
+            .map(|(name, node)| (name.clone(), *node))
+            .collect()
+    }
+
+    /// What `stat` shows.
+    ///
+    /// # Errors
+    /// Where the node is gone or the catalog can't be read.
+    pub fn attributes(&self, node: Node) -> Result<Attributes> {
+        match node {
+            Node::Disk(id) => self.disk_attributes(id),
+            Node::Snapshot(_) => self.snapshot_attributes(node),
+        }
+    }
+
+    fn disk_attributes(&self, id: DiskId) -> Result<Attributes> {
+        let disk = self.disk(id)?;
+        let size = disk.size.load(Relaxed);
+        let destaged = self
+            .cache
+            .catalog()
+            .view()
+            .disk(id)?
+            .map_or(0, |record| record.allocated * BLOCK_SIZE);
+        let allocated =
+            (destaged + self.cache.queued_bytes(id)).min(size.next_multiple_of(BLOCK_SIZE));
+        let meta = disk.meta.lock();
+        let modified = Timestamp(disk.modified.load(Relaxed));
+        Ok(Attributes {
+            node: Node::Disk(id),
+            size,
+            allocated,
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            accessed: meta.accessed,
+            modified,
+            changed: meta.changed.max(modified),
+            created: meta.created,
+            linked: !meta.unlinked,
+        })
+    }
+
+    fn snapshot_attributes(&self, node: Node) -> Result<Attributes> {
+        let snapshot = self.snapshot_of(node)?;
+        let record = self
+            .cache
+            .catalog()
+            .view()
+            .snapshot(snapshot.map.id, snapshot.epoch)?;
+        let allocated = record.map_or(0, |record| record.allocated * BLOCK_SIZE);
+        Ok(Attributes {
+            node,
+            size: snapshot.size,
+            allocated,
+            mode: snapshot.mode & !WRITE_BITS,
+            uid: snapshot.uid,
+            gid: snapshot.gid,
+            accessed: snapshot.created,
+            modified: snapshot.created,
+            changed: snapshot.created,
+            created: snapshot.created,
+            linked: !snapshot.meta.lock().hidden,
+        })
+    }
+
+    /// Changes attributes; resizes where a size is given.
+    ///
+    /// # Errors
+    /// Where the node is a snapshot or gone, or the size can't be.
+    pub fn set_attributes(&self, node: Node, set: &SetAttributes) -> Result<Attributes> {
+        let Node::Disk(id) = node else {
+            return Err(VolumeError::ReadOnly(self.snapshot_of(node)?.file_name()));
+        };
+        let disk = self.disk(id)?;
+        if let Some(size) = set.size {
+            self.set_size(&disk, size)?;
+        }
+        let others = SetAttributes {
+            size: None,
+            ..set.clone()
+        };
+        if others != SetAttributes::default() {
+            let _entered = self.commit_op(|_, _| {
+                let meta = disk.meta.lock();
+                Ok(Op::Attributes {
+                    disk: id,
+                    mode: set.mode.map_or(meta.mode, |mode| mode & 0o7777),
+                    uid: set.uid.unwrap_or(meta.uid),
+                    gid: set.gid.unwrap_or(meta.gid),
+                    accessed: set.accessed.unwrap_or(meta.accessed),
+                    modified: set
+                        .modified
+                        .unwrap_or(Timestamp(disk.modified.load(Relaxed))),
+                })
+            })?;
+        }
+        self.attributes(node)
+    }
+
+    /// Makes a disk.
+    ///
+    /// # Errors
+    /// Where the name is taken or none, or the size can't be.
+    pub fn create(&self, disk: NewDisk) -> Result<DiskId> {
+        check_disk_name(&disk.name)?;
+        if disk.size > MAX_DISK_SIZE {
+            return Err(VolumeError::TooBig {
+                size: disk.size,
+                max: MAX_DISK_SIZE,
+            });
+        }
+        self.create_over(disk, |_| Ok(None))
+    }
+
+    /// Makes a disk over what `origin` gives, if anything.
+    pub(crate) fn create_over(
+        &self,
+        disk: NewDisk,
+        origin: impl Fn(&Namespace) -> Result<Option<crate::ondisk::Origin>>,
+    ) -> Result<DiskId> {
+        let made = std::cell::Cell::new(DiskId(0));
+        let _entered = self.commit_op(|names, _| {
+            if names.lookup(&disk.name).is_some() {
+                return Err(VolumeError::Exists(disk.name.clone()));
+            }
+            let origin = origin(names)?;
+            let (id, map) = names.next_ids();
+            made.set(id);
+            let NewDisk {
+                name,
+                size,
+                mode,
+                uid,
+                gid,
+            } = disk.clone();
+            Ok(Op::Create(NewDiskOp {
+                disk: id,
+                map,
+                name,
+                size,
+                mode: mode & 0o7777,
+                uid,
+                gid,
+                origin,
+            }))
+        })?;
+        Ok(made.get())
+    }
+
+    /// Deletes a disk or a snapshot by its file name. One that is open lives on without a name
+    /// until it is closed; a snapshot under a clone, until the clone is deleted.
+    ///
+    /// # Errors
+    /// Where nothing has that name.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let _entered = self.commit_op(|names, _| match names.lookup(name) {
+            Some(Node::Disk(_)) => removal(names, name),
+            Some(Node::Snapshot(_)) => {
+                let snapshot = names.snapshot_named(name)?;
+                let open = snapshot.opens.load(Acquire) > 0;
+                if open {
+                    self.cache.pin_hidden(snapshot.map.id, snapshot.epoch, true);
+                }
+                Ok(Op::RemoveSnapshot {
+                    map: snapshot.map.id,
+                    epoch: snapshot.epoch,
+                    open,
+                })
+            }
+            None => Err(VolumeError::NotFound(name.to_owned())),
+        })?;
+        Ok(())
+    }
+
+    /// Renames a disk (its snapshots go with it), or the part of a snapshot's name after the `@`.
+    /// With `replace`, a disk of the new name is deleted first.
+    ///
+    /// # Errors
+    /// Where the old name is none, the new one taken or no name, or a snapshot would change disks.
+    pub fn rename(&self, from: &str, to: &str, replace: bool) -> Result<()> {
+        if from == to {
+            let known = self.lookup(from).is_some();
+            return if known {
+                Ok(())
+            } else {
+                Err(VolumeError::NotFound(from.to_owned()))
+            };
+        }
+        match self.lookup(from) {
+            None => Err(VolumeError::NotFound(from.to_owned())),
+            Some(Node::Disk(_)) => self.rename_disk(from, to, replace),
+            Some(Node::Snapshot(_)) => self.rename_snapshot(from, to),
+        }
+    }
+
+    fn rename_disk(&self, from: &str, to: &str, replace: bool) -> Result<()> {
+        check_disk_name(to)?;
+        if replace && self.lookup(to).is_some() {
+            match self.remove(to) {
+                Ok(()) | Err(VolumeError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let _entered = self.commit_op(|names, _| {
+            names.disk_named(from)?;
+            if names.lookup(to).is_some() {
+                return Err(VolumeError::Exists(to.to_owned()));
+            }
+            let theirs = names.snapshots_of(to);
+            for (name, _) in names.snapshots_of(from) {
+                check_snapshot_name(to, &name)?;
+                if theirs.iter().any(|(taken, _)| *taken == name) {
+                    return Err(VolumeError::Exists(crate::base::snapshot_file_name(
+                        to, &name,
+                    )));
+                }
+            }
+            Ok(Op::Rename {
+                from: from.to_owned(),
+                to: to.to_owned(),
+            })
+        })?;
+        Ok(())
+    }
+
+    fn rename_snapshot(&self, from: &str, to: &str) -> Result<()> {
+        let other = || {
+            VolumeError::Invalid(format!(
+                "{to:?} is no name for a snapshot of the same disk; write DISK@NAME"
+            ))
+        };
+        let (old_disk, _) = split_snapshot_file_name(from).ok_or_else(other)?;
+        let (disk, name) = split_snapshot_file_name(to).ok_or_else(other)?;
+        if disk != old_disk {
+            return Err(other());
+        }
+        check_snapshot_name(disk, name)?;
+        let _entered = self.commit_op(|names, _| {
+            let snapshot = names.snapshot_named(from)?;
+            if names.lookup(to).is_some() {
+                return Err(VolumeError::Exists(to.to_owned()));
+            }
+            Ok(Op::RenameSnapshot {
+                map: snapshot.map.id,
+                epoch: snapshot.epoch,
+                to: name.to_owned(),
+            })
+        })?;
+        Ok(())
+    }
+
+    /// Sets a disk's destage priority: higher goes first, 0 by default.
+    ///
+    /// # Errors
+    /// Where no disk has that name.
+    pub fn set_priority(&self, disk: &str, priority: u8) -> Result<()> {
+        let _entered = self.commit_op(|names, _| {
+            Ok(Op::Priority {
+                disk: names.disk_named(disk)?.id,
+                priority,
+            })
+        })?;
+        Ok(())
+    }
+
+    /// Counts a handle. Until as many `close` calls, the node's content stays.
+    ///
+    /// # Errors
+    /// Where the node is gone.
+    pub fn open(&self, node: Node) -> Result<()> {
+        // Under the lock, so that a removal sees either the handle or no node.
+        let names = self.names.read();
+        let gone = || VolumeError::NotFound("it".to_owned());
+        match node {
+            Node::Disk(id) => names.disk(id).ok_or_else(gone)?.opens.fetch_add(1, AcqRel),
+            Node::Snapshot(id) => names
+                .snapshot(id)
+                .ok_or_else(gone)?
+                .opens
+                .fetch_add(1, AcqRel),
+        };
+        Ok(())
+    }
+
+    /// Ends a handle. With the last one goes what was deleted while it was open.
+    pub fn close(&self, node: Node) {
+        if let Err(error) = self.try_close(node) {
+            log::warn!("what was deleted while it was open stays until the next mount: {error}");
+        }
+    }
+
+    fn try_close(&self, node: Node) -> Result<()> {
+        let op = {
+            let names = self.names.read();
+            match node {
+                Node::Disk(id) => names.disk(id).and_then(|disk| {
+                    let last = disk.opens.fetch_sub(1, AcqRel) == 1;
+                    (last && disk.meta.lock().unlinked).then_some(Op::Remove(id))
+                }),
+                Node::Snapshot(id) => names.snapshot(id).and_then(|snapshot| {
+                    let last = snapshot.opens.fetch_sub(1, AcqRel) == 1;
+                    let (map, epoch) = (snapshot.map.id, snapshot.epoch);
+                    (last && snapshot.meta.lock().hidden).then(|| {
+                        self.cache.pin_hidden(map, epoch, false);
+                        Op::RemoveSnapshot {
+                            map,
+                            epoch,
+                            open: false,
+                        }
+                    })
+                }),
+            }
+        };
+        if let Some(op) = op {
+            let _entered = self.commit_op(|_, _| Ok(op.clone()))?;
+        }
+        Ok(())
+    }
+}
+
+/// The op that deletes a disk: at once, or when its last handle closes.
+fn removal(names: &Namespace, name: &str) -> Result<Op> {
+    let disk = names.disk_named(name)?;
+    let open = disk.opens.load(Acquire) > 0;
+    Ok(if open {
+        Op::Unlink(disk.id)
+    } else {
+        Op::Remove(disk.id)
+    })
+}

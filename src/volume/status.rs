@@ -1,0 +1,126 @@
+//! The state of a store, as `.status` and `snapmark status` show it.
+
+use serde::{Deserialize, Serialize};
+
+/// The state of a mounted store. Sizes are bytes, times RFC 3339 UTC.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `ok`, or why the store has halted.
+    pub state: String,
+    /// The store's UUID.
+    pub store: String,
+    /// Version of the program that serves it.
+    pub version: String,
+    /// Bytes in a segment.
+    pub segment: u64,
+    /// The pool.
+    pub pool: PoolStatus,
+    /// The cache.
+    pub cache: CacheStatus,
+    /// The journal; absent in volatile mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalStatus>,
+    /// Devices of the pool.
+    pub devices: Vec<DeviceStatus>,
+    /// Disks by name.
+    pub disks: Vec<DiskStatus>,
+    /// Snapshots by disk name and age.
+    pub snapshots: Vec<SnapshotStatus>,
+}
+
+/// Space of the pool in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// All segments.
+    pub total: u64,
+    /// Segments in use.
+    pub used: u64,
+    /// Promised to writes that are still in the cache.
+    pub reserved: u64,
+    /// Given up, waiting for their hole punch.
+    pub pending: u64,
+    /// Free for new writes.
+    pub available: u64,
+}
+
+/// The cache.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// Configured bytes.
+    pub size: u64,
+    /// Bytes of data waiting to be destaged.
+    pub used: u64,
+    /// Records waiting to be destaged.
+    pub records: u64,
+    /// Snapshot markers waiting to be destaged.
+    pub markers: u64,
+    /// Blocks read that were found in it.
+    pub hits: u64,
+    /// Blocks read that were not.
+    pub misses: u64,
+}
+
+/// The journal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// Where it is.
+    pub path: String,
+    /// Bytes that it can hold.
+    pub size: u64,
+    /// Bytes in use.
+    pub used: u64,
+}
+
+/// A device of the pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its number.
+    pub device: u16,
+    /// Where it is.
+    pub path: String,
+    /// Bytes of its segments.
+    pub size: u64,
+    /// Bytes of its segments in use.
+    pub used: u64,
+    /// Bytes that the host has allocated for it.
+    pub allocated: u64,
+}
+
+/// A disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its name.
+    pub name: String,
+    /// Virtual size.
+    pub size: u64,
+    /// Allocated bytes.
+    pub allocated: u64,
+    /// When it was made.
+    pub created: String,
+    /// The snapshot that it is a clone of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// Open handles.
+    pub opens: u64,
+    /// Bytes of it that wait in the cache.
+    pub queued: u64,
+    /// Its destage priority.
+    pub priority: u8,
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// Its disk's name.
+    pub disk: String,
+    /// Its own name.
+    pub name: String,
+    /// Virtual size.
+    pub size: u64,
+    /// Allocated bytes of the disk at the marker.
+    pub allocated: u64,
+    /// When the marker was set.
+    pub created: String,
+    /// Whether its marker still waits in the cache.
+    pub queued: bool,
+}
