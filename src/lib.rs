@@ -7,6 +7,7 @@
 pub mod base;
 pub mod cache;
 pub mod config;
+pub mod control;
 pub mod device;
 pub mod ondisk;
 pub mod snapshot;
