@@ -1,0 +1,218 @@
+//! Making a store.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::store::StoreError;
+use crate::base::{ByteSize, DeviceNo, Geometry};
+use crate::cache::create_journal;
+use crate::config::{Layout, Settings};
+use crate::device::{Device, FileDevice, Fill, OpenMode};
+use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
+use crate::store::{Catalog, CatalogConfig, Force, format};
+
+/// Bytes of the pool's backing file unless chosen.
+const DEFAULT_SIZE: u64 = 100 << 30;
+/// How long the catalog's page file may become; it is sparse.
+const CATALOG_PAGES: u64 = 1 << 40;
+/// Bytes of the catalog's log: what an opening has to replay at the most.
+const CATALOG_LOG: u64 = 16 << 20;
+
+/// A store to be made.
+#[derive(Clone, Debug, Default)]
+pub struct NewStore {
+    /// The directory.
+    pub dir: PathBuf,
+    /// Bytes of the default backing file, or of devices to be made that have no size.
+    pub size: Option<u64>,
+    /// Bytes in a segment.
+    pub segment: Option<u64>,
+    /// Devices instead of the default backing file: path and size.
+    pub devices: Vec<(String, Option<u64>)>,
+    /// Settings that differ from the defaults, as YAML lines for `store.yaml`.
+    pub settings: String,
+}
+
+/// Files made so far; removed again unless the store is finished.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in self.0.drain(..).rev() {
+            let removed = if path.is_dir() {
+                fs::remove_dir(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            if let Err(error) = removed {
+                log::warn!("can't remove {} again: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// Makes a store.
+///
+/// # Errors
+/// Where the directory holds something, a device is in use or too small, a size can't be, or the
+/// host fails. What was made is removed again.
+pub fn init(new: &NewStore) -> Result<(), StoreError> {
+    let geometry = Geometry::from_segment_bytes(new.segment.unwrap_or(Geometry::DEFAULT_SEGMENT))
+        .map_err(|error| StoreError::Invalid(error.to_string()))?;
+    let text = format!("{}{}", Settings::default_file(), new.settings);
+    let layout =
+        Layout::new(std::path::absolute(&new.dir).map_err(|error| directory(&new.dir, error))?);
+    let settings = Settings::parse(&layout.settings().display().to_string(), text.as_bytes())?;
+    let mut made = Made(Vec::new());
+    make_directory(layout.dir(), &mut made)?;
+    let mut uuid = [0; 16];
+    getrandom::fill(&mut uuid).map_err(|error| StoreError::Invalid(error.to_string()))?;
+
+    let records = make_devices(new, &layout, Uuid(uuid), geometry, &mut made)?;
+    let journal = create(
+        &settings.journal_path(layout.dir()),
+        settings.journal.size.0,
+        Fill::Zeros,
+        &mut made,
+    )?;
+    create_journal(journal.as_ref(), uuid)?;
+    let log = create(&layout.catalog_log(), CATALOG_LOG, Fill::Zeros, &mut made)?;
+    // The settings come before the pages: a directory that has pages is a store.
+    write_settings(&layout.settings(), &text, &mut made)?;
+    let pages = create(
+        &layout.catalog_pages(),
+        CATALOG_PAGES,
+        Fill::Sparse,
+        &mut made,
+    )?;
+    Catalog::create(pages.as_ref(), log.as_ref(), uuid, geometry)?;
+    let catalog = Catalog::open(pages, log, CatalogConfig::default())?;
+    let changes: Vec<Change> = records.into_iter().map(Change::AddDevice).collect();
+    catalog.commit(&changes)?;
+    catalog.checkpoint()?;
+    made.0.clear();
+    Ok(())
+}
+
+fn directory(path: &Path, error: std::io::Error) -> StoreError {
+    StoreError::Directory {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+fn make_directory(dir: &Path, made: &mut Made) -> Result<(), StoreError> {
+    if dir.exists() {
+        let mut entries = fs::read_dir(dir).map_err(|error| directory(dir, error))?;
+        return match entries
+            .find_map(Result::ok)
+            .filter(|entry| entry.file_name() != "lost+found")
+        {
+            None => Ok(()),
+            Some(_) if dir.join(Layout::CATALOG_PAGES).exists() => Err(StoreError::Invalid(
+                format!("{} is a store already", dir.display()),
+            )),
+            Some(entry) => Err(StoreError::Invalid(format!(
+                "{} is not empty: it has {:?}; give an empty or a new directory",
+                dir.display(),
+                entry.file_name()
+            ))),
+        };
+    }
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| directory(dir, error))?;
+    made.0.push(dir.to_owned());
+    Ok(())
+}
+
+fn make_devices(
+    new: &NewStore,
+    layout: &Layout,
+    store: Uuid,
+    geometry: Geometry,
+    made: &mut Made,
+) -> Result<Vec<DeviceRecord>, StoreError> {
+    let default = vec![(
+        Layout::POOL.to_owned(),
+        Some(new.size.unwrap_or(DEFAULT_SIZE)),
+    )];
+    let devices = if new.devices.is_empty() {
+        &default
+    } else {
+        &new.devices
+    };
+    let mut records: Vec<DeviceRecord> = Vec::new();
+    for ((path, size), number) in devices.iter().zip(0u16..) {
+        let full = layout.device(path);
+        if records
+            .iter()
+            .any(|record| layout.device(&record.path) == full)
+        {
+            return Err(StoreError::Invalid(format!("{path} is given twice")));
+        }
+        let size = size.or(new.size);
+        let device: Arc<dyn Device> = if full.exists() {
+            Arc::new(FileDevice::open(
+                &full,
+                OpenMode::READ_WRITE.following_links(),
+            )?)
+        } else {
+            let size = size.ok_or_else(|| {
+                StoreError::Invalid(format!(
+                    "{path} does not exist; to have it made, say how big: {path}:SIZE"
+                ))
+            })?;
+            create(&full, size, Fill::Sparse, made)?
+        };
+        let len = size.map_or(device.len(), |size| size.min(device.len()));
+        let slots = slots_for(len, geometry);
+        if slots == 0 {
+            let size = ByteSize(len);
+            return Err(StoreError::Invalid(format!(
+                "{path} has {size}, too small for a single segment"
+            )));
+        }
+        let mut uuid = [0; 16];
+        getrandom::fill(&mut uuid).map_err(|error| StoreError::Invalid(error.to_string()))?;
+        let record = DeviceRecord {
+            device: DeviceNo(number),
+            uuid,
+            path: path.clone(),
+            slots,
+        };
+        format(device.as_ref(), store, &record, geometry, Force::No)?;
+        records.push(record);
+    }
+    Ok(records)
+}
+
+fn create(
+    path: &Path,
+    len: u64,
+    fill: Fill,
+    made: &mut Made,
+) -> Result<Arc<dyn Device>, StoreError> {
+    let device = FileDevice::create(path, len, fill)?;
+    made.0.push(path.to_owned());
+    Ok(Arc::new(device))
+}
+
+fn write_settings(path: &Path, text: &str, made: &mut Made) -> Result<(), StoreError> {
+    let write = || {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error| directory(path, error))?;
+    made.0.push(path.to_owned());
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! Mounting a store: in the foreground here, in the background by a child of its own.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::background::{self, BackgroundError, Readiness};
+use super::mountpoint::{self, MountpointError};
+use super::process;
+use super::serve::{ServeError, serve};
+use super::store::{OpenStore, StoreError};
+use crate::config::Layout;
+use crate::control::Control;
+use crate::frontend::fuse::FuseOptions;
+
+/// Why a store is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The store can't be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The mountpoint can't be used.
+    #[error(transparent)]
+    Mountpoint(#[from] MountpointError),
+    /// Serving failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The background process did not come up.
+    #[error(transparent)]
+    Background(#[from] BackgroundError),
+}
+
+/// What to serve, and where.
+#[derive(Clone, Debug)]
+pub struct Mounting {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Where its disks appear.
+    pub mountpoint: PathBuf,
+    /// Whether other users may use the mount, whatever the settings say.
+    pub allow_other: bool,
+    /// The mount's source as shown, instead of the store's path.
+    pub fs_name: Option<String>,
+}
+
+impl Mounting {
+    /// Serves until it is unmounted or told to stop.
+    ///
+    /// # Errors
+    /// Where the store can't be opened or mounted, or did not end well.
+    pub fn serve(&self, readiness: &mut Readiness) -> Result<(), MountError> {
+        process::prepare();
+        let mountpoint = mountpoint::prepare(&self.mountpoint, &self.store)?;
+        let store = OpenStore::open(&self.store)?;
+        log::set_max_level(store.settings.log.level.into());
+        let fuse = &store.settings.fuse;
+        let options = FuseOptions {
+            threads: usize::from(fuse.threads),
+            max_background: fuse.max_background,
+            allow_other: fuse.allow_other || self.allow_other,
+            fsname: self
+                .fs_name
+                .clone()
+                .unwrap_or_else(|| self.store.display().to_string()),
+        };
+        let commands = Arc::new(Control::new(store.volumes.clone()));
+        Ok(serve(
+            &store.volumes,
+            commands,
+            &mountpoint,
+            &options,
+            readiness,
+        )?)
+    }
+
+    /// Serves in a process of its own; returns its number once the disks are there.
+    ///
+    /// # Errors
+    /// What the process says why it can't serve.
+    pub fn start(&self) -> Result<u32, MountError> {
+        if !Layout::new(&self.store).catalog_pages().exists() {
+            return Err(StoreError::NotAStore(self.store.clone()).into());
+        }
+        Ok(background::start(
+            &self.arguments(),
+            &Layout::new(&self.store).log(),
+        )?)
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            vec!["mount".into(), path(&self.store), path(&self.mountpoint)];
+        if self.allow_other {
+            arguments.push("--allow-other".into());
+        }
+        if let Some(name) = &self.fs_name {
+            arguments.extend(["-o".into(), format!("fsname={name}").into()]);
+        }
+        arguments
+    }
+}
+
+fn path(path: &Path) -> OsString {
+    path.as_os_str().to_owned()
+}

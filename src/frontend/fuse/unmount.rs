@@ -1,0 +1,113 @@
+//! Unmounting one mount and no other.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::mounts::{Mounted, mounted_at};
+
+/// The program that mounts and unmounts for users.
+pub(super) const HELPER: &str = "fusermount3";
+
+/// How an unmount went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// The mount is gone from the tree.
+    Done,
+    /// It is not there; someone else unmounted it.
+    Gone,
+    /// Files of it are open, or someone's working directory is in it.
+    Busy,
+}
+
+/// Unmounts one mount, and only that one.
+#[derive(Clone, Debug)]
+pub struct Unmounter {
+    mountpoint: PathBuf,
+    /// What the kernel listed when it was mounted.
+    mounted: Option<Mounted>,
+}
+
+impl Unmounter {
+    /// For what is mounted there now.
+    ///
+    /// # Errors
+    /// Where `/proc` is not there.
+    pub fn at(mountpoint: &Path) -> io::Result<Self> {
+        Ok(Self {
+            mountpoint: mountpoint.to_owned(),
+            mounted: mounted_at(mountpoint)?,
+        })
+    }
+
+    /// Whether the mount is still in the tree.
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        // Where the list says nothing, an unmount too many does less harm than a daemon that
+        // can't stop.
+        match (&self.mounted, mounted_at(&self.mountpoint)) {
+            (Some(mounted), Ok(now)) => now.as_ref() == Some(mounted),
+            _ => true,
+        }
+    }
+
+    /// Unmounts, unless it is in use. Must not be called from a thread that serves the mount:
+    /// the kernel writes dirty pages of mappings back first.
+    ///
+    /// # Errors
+    /// Where the system refuses for another reason than use.
+    pub fn unmount(&self) -> io::Result<Unmount> {
+        self.run(UnmountFlags::NOFOLLOW, "-u")
+    }
+
+    /// Takes the mount out of the tree. Those who have files open keep them and are served until
+    /// they close the last.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn detach(&self) -> io::Result<Unmount> {
+        self.run(UnmountFlags::DETACH | UnmountFlags::NOFOLLOW, "-uz")
+    }
+
+    /// Cuts off those who still have files open: their requests fail from now on. Works after
+    /// [`Unmounter::detach`] too.
+    ///
+    /// # Errors
+    /// Where the kernel's list of connections is not there or not ours to write to.
+    pub fn abort(&self) -> io::Result<()> {
+        let minor = self
+            .mounted
+            .as_ref()
+            .and_then(|at| at.device.split(':').nth(1));
+        let minor = minor.ok_or_else(|| io::Error::other("the device number is not known"))?;
+        std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
+    }
+
+    fn run(&self, flags: UnmountFlags, helper: &str) -> io::Result<Unmount> {
+        if !self.is_mounted() {
+            return Ok(Unmount::Gone);
+        }
+        match rustix::mount::unmount(&self.mountpoint, flags) {
+            Ok(()) => Ok(Unmount::Done),
+            Err(Errno::BUSY) => Ok(Unmount::Busy),
+            Err(Errno::INVAL) if !self.is_mounted() => Ok(Unmount::Gone),
+            Err(Errno::PERM) => self.run_helper(helper),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn run_helper(&self, flag: &str) -> io::Result<Unmount> {
+        let mut helper = Command::new(HELPER);
+        let output = helper.arg(flag).arg("--").arg(&self.mountpoint).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() {
+            true => Ok(Unmount::Done),
+            false if !self.is_mounted() => Ok(Unmount::Gone),
+            false if said.contains("busy") => Ok(Unmount::Busy),
+            false => Err(io::Error::other(format!("{HELPER}: {}", said.trim()))),
+        }
+    }
+}
