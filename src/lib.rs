@@ -6,6 +6,7 @@
 
 pub mod base;
 pub mod cache;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

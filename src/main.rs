@@ -1,5 +1,5 @@
 //! The `snapmark` program.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    snapmark::cli::main()
 }

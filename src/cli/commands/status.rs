@@ -1,0 +1,118 @@
+//! `snapmark status`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::base::ByteSize;
+use crate::cli::client::Mount;
+use crate::cli::exit::Failure;
+use crate::cli::output::{print, print_json};
+use crate::control::render_devices;
+use crate::volume;
+
+const EXAMPLES: &str = "\
+Examples:
+  snapmark status                     of the only mount
+  snapmark status /mnt/disks --json   everything, for programs
+  cat /mnt/disks/.status              the same as YAML
+  cat /mnt/disks/.stats               the counters, for Prometheus";
+
+/// Show the state of a mounted store
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Status {
+    /// Where the store is mounted; may be left out where there is only one
+    #[arg(value_hint = clap::ValueHint::DirPath)]
+    mountpoint: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    /// Shows it.
+    pub fn run(self) -> Result<(), Failure> {
+        let mount = Mount::at_or_only(self.mountpoint.as_deref())?;
+        let status = mount.status()?;
+        if self.json {
+            print_json(&status)
+        } else {
+            print(&format!(
+                "mount    {}\n{}",
+                mount.path().display(),
+                words(&status)
+            ))
+        }
+    }
+}
+
+fn words(status: &volume::Status) -> String {
+    let mut text = String::new();
+    let (pool, cache) = (&status.pool, &status.cache);
+    let _ = write!(
+        text,
+        "store    {}, version {}, segments of {}\nstate    {}\n",
+        status.store,
+        status.version,
+        ByteSize(status.segment),
+        status.state
+    );
+    let _ = writeln!(
+        text,
+        "pool     {} used of {} ({} %), {} available, {} reserved, {} being given back",
+        ByteSize(pool.used),
+        ByteSize(pool.total),
+        percent(pool.used, pool.total),
+        ByteSize(pool.available),
+        ByteSize(pool.reserved),
+        ByteSize(pool.pending)
+    );
+    let _ = writeln!(
+        text,
+        "cache    {} of {} waiting in {} records, {} markers waiting, {} % of blocks read hit",
+        ByteSize(cache.used),
+        ByteSize(cache.size),
+        cache.records,
+        cache.markers,
+        percent(cache.hits, cache.hits.saturating_add(cache.misses))
+    );
+    let _ = match &status.journal {
+        Some(journal) => writeln!(
+            text,
+            "journal  {} of {} used, {}",
+            ByteSize(journal.used),
+            ByteSize(journal.size),
+            journal.path
+        ),
+        None => writeln!(text, "journal  none (volatile mode)"),
+    };
+    let _ = write!(
+        text,
+        "disks    {}, with {} snapshots\n\n{}",
+        status.disks.len(),
+        status.snapshots.len(),
+        render_devices(status)
+    );
+    text
+}
+
+/// Rounded down; 0 where there is nothing.
+fn percent(part: u64, whole: u64) -> u64 {
+    (u128::from(part) * 100)
+        .checked_div(u128::from(whole))
+        .map_or(0, |percent| u64::try_from(percent).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_status_has_words() {
+        let text = words(&volume::Status::default());
+        assert!(text.contains("0 B used of 0 B (0 %)") && text.contains("volatile"));
+        assert_eq!(percent(u64::MAX, u64::MAX), 100);
+    }
+}

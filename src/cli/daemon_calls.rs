@@ -1,0 +1,190 @@
+//! The calls into the daemon's side: everything that a command line says about making, mounting
+//! and unmounting a store, parsed and typed. The one place where the CLI meets the daemon.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::exit::{Exit, Failure};
+use crate::base::ByteSize;
+use crate::config::LockError;
+use crate::control::DeviceSpec;
+use crate::daemon::background::Readiness;
+use crate::daemon::init::NewStore;
+use crate::daemon::mount::{MountError, Mounting};
+use crate::daemon::store::StoreError;
+use crate::daemon::unmount::UnmountError;
+
+/// What acknowledged writes stand on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum CacheMode {
+    /// Every write is journaled before it is acknowledged: none is lost when the daemon dies.
+    #[default]
+    Journal,
+    /// Writes are acknowledged from memory: faster, and lost up to the last fsync when it dies.
+    Volatile,
+}
+
+/// A store to be made. `None` leaves the default of the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitOptions {
+    /// The directory; made where it does not exist.
+    pub store: PathBuf,
+    /// Size of the default backing file, where no device is given, or of devices that are to be
+    /// made and have no size of their own.
+    pub size: Option<ByteSize>,
+    /// Segment size.
+    pub segment: Option<ByteSize>,
+    /// Devices instead of the default backing file; paths are absolute.
+    pub devices: Vec<DeviceSpec>,
+    /// Where the journal is; absolute.
+    pub journal: Option<PathBuf>,
+    /// Bytes that the journal can hold.
+    pub journal_size: Option<ByteSize>,
+    /// Bytes of the cache.
+    pub cache_size: Option<ByteSize>,
+    /// What acknowledged writes stand on.
+    pub mode: Option<CacheMode>,
+}
+
+/// Which process serves a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// One of its own, started by this one.
+    Background,
+    /// This one, at the terminal.
+    Foreground,
+    /// This one, started by another that waits to hear how it went.
+    Child,
+}
+
+/// A store to be served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// The store's directory.
+    pub store: PathBuf,
+    /// Where its disks are to appear.
+    pub mountpoint: PathBuf,
+    /// Which process serves it.
+    pub place: Place,
+    /// Let users other than the one who mounts see it.
+    pub allow_other: bool,
+    /// The name shown as the mount's source, instead of the store's path.
+    pub fs_name: Option<String>,
+}
+
+/// A mount to be ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmountOptions {
+    /// Where it is.
+    pub mountpoint: PathBuf,
+    /// Detach it even while files in it are open; it ends when they are closed.
+    pub lazy: bool,
+}
+
+/// Makes a store.
+///
+/// # Errors
+/// Where it can't be made; nothing is left of it then.
+pub fn init(options: &InitOptions) -> Result<(), Failure> {
+    let new = NewStore {
+        dir: options.store.clone(),
+        size: options.size.map(|size| size.0),
+        segment: options.segment.map(|size| size.0),
+        devices: options
+            .devices
+            .iter()
+            .map(|spec| (spec.path.clone(), spec.size.map(|size| size.0)))
+            .collect(),
+        settings: settings_text(options),
+    };
+    crate::daemon::init::init(&new).map_err(|error| store_failure(&error))
+}
+
+/// The settings that the command line gave, as they are appended to the commented defaults.
+fn settings_text(options: &InitOptions) -> String {
+    let mut text = String::new();
+    let mut section = |name: &str, lines: [Option<String>; 2]| {
+        let lines: Vec<String> = lines.into_iter().flatten().collect();
+        if !lines.is_empty() {
+            text += &format!("\n{name}:\n  {}\n", lines.join("\n  "));
+        }
+    };
+    let size = |size: Option<ByteSize>| size.map(|size| format!("size: {}", size.0));
+    let mode = options.mode.map(|mode| match mode {
+        CacheMode::Journal => "mode: journal".to_owned(),
+        CacheMode::Volatile => "mode: volatile".to_owned(),
+    });
+    section("cache", [size(options.cache_size), mode]);
+    // A quoted YAML string is a JSON string.
+    let path = options
+        .journal
+        .as_ref()
+        .map(|path| format!("path: {}", serde_json::json!(path.to_string_lossy())));
+    section("journal", [size(options.journal_size), path]);
+    text
+}
+
+/// Serves a store: returns once it is mounted, or, in the foreground, once it has ended.
+///
+/// # Errors
+/// Where it can't be opened or mounted.
+pub fn mount(options: &MountOptions) -> Result<(), Failure> {
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).map_err(|error| Failure::io(path.display(), &error))
+    };
+    let mounting = Mounting {
+        store: absolute(&options.store)?,
+        mountpoint: absolute(&options.mountpoint)?,
+        allow_other: options.allow_other,
+        fs_name: options.fs_name.clone(),
+    };
+    let served = match options.place {
+        Place::Background => mounting.start().map(|_| ()),
+        Place::Foreground => mounting.serve(&mut Readiness::foreground()),
+        Place::Child => {
+            let mut readiness =
+                Readiness::background().map_err(|error| Failure::io("setsid", &error))?;
+            let served = mounting.serve(&mut readiness);
+            if let Err(error) = &served {
+                readiness.failed(&error.to_string());
+            }
+            served
+        }
+    };
+    served.map_err(|error| match &error {
+        MountError::Store(store) => store_failure(store),
+        _ => Failure::failed(error.to_string()),
+    })
+}
+
+fn store_failure(error: &StoreError) -> Failure {
+    let exit = match error {
+        StoreError::NotAStore(_) | StoreError::PoolDevice { .. } => Exit::NotFound,
+        StoreError::Lock(LockError::Held { .. }) => Exit::Busy,
+        StoreError::Invalid(_) | StoreError::Settings(_) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
+}
+
+/// How long an unmount waits for the daemon to drain its cache.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Ends a mount and returns when its daemon has drained the cache and gone.
+///
+/// # Errors
+/// Where it is in use, or no store is mounted there.
+pub fn unmount(options: &UnmountOptions) -> Result<(), Failure> {
+    if options.lazy {
+        return crate::daemon::unmount::detach(&options.mountpoint)
+            .map_err(|error| Failure::failed(error.to_string()));
+    }
+    crate::daemon::unmount::unmount(&options.mountpoint, PATIENCE).map_err(|error| {
+        let exit = match &error {
+            UnmountError::NotMounted(_) => Exit::NotFound,
+            UnmountError::Busy { .. } => Exit::Busy,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error.to_string())
+    })
+}
