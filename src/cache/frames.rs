@@ -142,6 +142,13 @@ impl FramePool {
         self.state.lock().free.len()
     }
 
+    /// Whether `count` blocks would have to be waited for.
+    #[must_use]
+    pub fn is_crowded(&self, count: usize) -> bool {
+        let state = self.state.lock();
+        !state.line.is_empty() || state.free.len() < count
+    }
+
     /// Takes `count` blocks, waiting in line until there are so many. `hurry` is called before
     /// waiting, to get destaging going.
     ///

@@ -1,7 +1,7 @@
 //! The cache as a whole: what it is made of, how it starts, and how it is asked to drain.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -55,6 +55,8 @@ pub struct Cache {
     pub(super) room: Condvar,
     pub(super) halt: Halt,
     pub(super) signals: Signals,
+    /// Whether the journal may be too full for the next write; only a hint.
+    journal_crowded: AtomicBool,
     /// Snapshots without a name that are still open; a reap spares them.
     pub(super) open_hidden: Mutex<FxHashMap<(MapId, Epoch), u32>>,
     worker: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -132,6 +134,7 @@ impl Cache {
             room: Condvar::new(),
             halt: Halt::default(),
             signals: Signals::default(),
+            journal_crowded: AtomicBool::new(false),
             open_hidden: Mutex::default(),
             worker: Mutex::new(None),
         });
@@ -167,6 +170,13 @@ impl Cache {
                 self.signals.hurry()
             })?;
         Ok(taken.fill(data))
+    }
+
+    /// Whether so many bytes may have to wait for room in the memory or the journal.
+    #[must_use]
+    pub fn is_crowded(&self, len: usize) -> bool {
+        let blocks = len / crate::base::BLOCK + 2;
+        self.frames.is_crowded(blocks) || self.journal_crowded.load(Ordering::Relaxed)
     }
 
     /// The largest write that is taken as one record, in bytes.
@@ -256,12 +266,20 @@ impl Cache {
     /// Destages soon where the cache or the journal is filling.
     pub(super) fn nudge_if_filling(&self, queue: &Queue) {
         let cache_filling = queue.bytes > self.config.batch.min(self.config.size / 4);
-        let ring_filling = queue
+        if cache_filling || queue.ring_is_filling() {
+            self.signals.hurry();
+        }
+        self.note_journal(queue);
+    }
+
+    /// Notes whether the journal may be too full for the next write.
+    pub(super) fn note_journal(&self, queue: &Queue) {
+        let crowded = queue
             .ring
             .as_ref()
-            .is_some_and(|ring| ring.used() > ring.size() / 2);
-        if cache_filling || ring_filling {
-            self.signals.hurry();
+            .is_some_and(|ring| ring.used() > ring.size() / 8 * 7);
+        if crowded != self.journal_crowded.load(Ordering::Relaxed) {
+            self.journal_crowded.store(crowded, Ordering::Relaxed);
         }
     }
 

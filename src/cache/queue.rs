@@ -124,6 +124,13 @@ impl Queue {
             .min()
     }
 
+    /// Whether the journal is more than half full.
+    pub fn ring_is_filling(&self) -> bool {
+        self.ring
+            .as_ref()
+            .is_some_and(|ring| ring.used() > ring.size() / 2)
+    }
+
     /// Lets the next record begin on a page of its own, since a sync is about to make the ones
     /// before it durable. Not while recovery still looks for the end.
     pub fn seal(&mut self) {

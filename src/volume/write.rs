@@ -54,6 +54,12 @@ impl Ends {
 }
 
 impl Volumes {
+    /// Whether a write of so many bytes may have to wait for room.
+    #[must_use]
+    pub fn is_crowded(&self, len: usize) -> bool {
+        self.cache.is_crowded(len)
+    }
+
     /// Writes all of `data`, growing the disk where it ends past its size. Data of up to
     /// 1 MiB goes in as one record: a marker falls before or after all of it.
     ///

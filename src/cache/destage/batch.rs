@@ -35,10 +35,7 @@ pub(super) struct Settled {
 /// Takes runs of up to `limit` bytes together. Where the journal is filling, the disk with the
 /// oldest record goes first; else the one with the highest priority.
 pub(super) fn collect(queue: &Queue, geometry: Geometry, limit: u64) -> Vec<Run> {
-    let filling = queue
-        .ring
-        .as_ref()
-        .is_some_and(|ring| ring.used() > ring.size() / 2);
+    let filling = queue.ring_is_filling();
     let mut order: Vec<_> = queue
         .disks
         .iter()

@@ -12,6 +12,9 @@ use crate::store::{Pool, View};
 /// Versions looked at in one commit.
 const CHUNK: usize = 512;
 
+/// Bytes copied in one commit, so that destaging need not wait long for it.
+const MAX_BYTES: u64 = 8 << 20;
+
 /// A pass over a map.
 pub(super) struct Reap {
     pub map: MapId,
@@ -84,6 +87,13 @@ impl Reap {
             };
         }
         for segment in versions.chunk_by(|a, b| a.0.segment == b.0.segment) {
+            if work.bytes() > MAX_BYTES {
+                self.next = VersionKey {
+                    segment: segment[0].0.segment,
+                    ..self.next
+                };
+                return Ok(Step::More);
+            }
             seen.sift(segment, view, pool, work)?;
         }
         Ok(if through { Step::Done } else { Step::More })

@@ -21,6 +21,8 @@ use crate::store::{At, View};
 
 /// Segments of a wide discard dealt with in one commit.
 const WIDE_CHUNK: usize = 2048;
+/// Pause between two pieces of background work.
+const BACKGROUND_PAUSE: Duration = Duration::from_millis(1);
 /// Ops applied in one commit.
 const MAX_OPS: usize = 512;
 
@@ -75,23 +77,19 @@ impl Destager {
 
     fn rounds(&mut self) -> Result<(), CacheError> {
         let mut last = Instant::now();
+        let interval = self.cache.config.interval;
         loop {
-            let interval = self.cache.config.interval;
-            let pause = if self.reaps.is_empty() && self.reclaim.is_empty() {
-                interval
-            } else {
-                Duration::from_millis(1)
-            };
-            match self
-                .cache
-                .signals
-                .wait(pause.min(interval.saturating_sub(last.elapsed())))
-            {
+            let idle = self.reaps.is_empty() && self.reclaim.is_empty();
+            let pause = if idle { interval } else { BACKGROUND_PAUSE };
+            let left = interval.saturating_sub(last.elapsed());
+            match self.cache.signals.wait(pause.min(left)) {
                 Wake::Stop => return Ok(()),
-                Wake::Work => {}
+                Wake::Idle if last.elapsed() < interval => {}
+                Wake::Idle | Wake::Asked => {
+                    self.drain()?;
+                    last = Instant::now();
+                }
             }
-            self.drain()?;
-            last = Instant::now();
             self.background()?;
         }
     }
@@ -223,6 +221,7 @@ impl Destager {
         if let Some(ring) = &mut queue.ring {
             ring.release();
         }
+        self.cache.note_journal(&queue);
         drop(queue);
         self.cache.room.notify_all();
         self.reap(reap);
@@ -329,6 +328,7 @@ impl Destager {
         if let Some(ring) = &mut queue.ring {
             ring.release();
         }
+        self.cache.note_journal(&queue);
         drop(queue);
         self.cache.room.notify_all();
     }

@@ -25,8 +25,10 @@ struct Asked {
 
 /// Why the destager woke up.
 pub(super) enum Wake {
-    /// It was asked to, or the interval is over.
-    Work,
+    /// It was asked to destage.
+    Asked,
+    /// The time is over.
+    Idle,
     /// It is to end.
     Stop,
 }
@@ -64,8 +66,12 @@ impl Signals {
         if !asked.hurry && !asked.stop {
             self.wake.wait_for(&mut asked, interval);
         }
-        asked.hurry = false;
+        let hurry = std::mem::take(&mut asked.hurry);
         self.hurrying.store(false, Ordering::Release);
-        if asked.stop { Wake::Stop } else { Wake::Work }
+        match (asked.stop, hurry) {
+            (true, _) => Wake::Stop,
+            (false, true) => Wake::Asked,
+            (false, false) => Wake::Idle,
+        }
     }
 }

@@ -65,6 +65,11 @@ impl Work {
         }
     }
 
+    /// Bytes that it writes.
+    pub fn bytes(&self) -> u64 {
+        self.writes.len() as u64 * BLOCK as u64
+    }
+
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.writes.is_empty() && self.retired.is_empty()
     }
@@ -122,7 +127,7 @@ impl Work {
             }
         }
         pool.sync(&devices)?;
-        let bytes = self.writes.len() as u64 * BLOCK as u64;
+        let bytes = self.bytes();
         self.writes.clear();
         let mut changes = take_changes(std::mem::take(&mut self.taken));
         changes.append(&mut self.changes);

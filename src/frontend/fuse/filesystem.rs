@@ -18,6 +18,7 @@ use super::directory::Owner;
 use super::file::{Allocation, NODE_FLAGS, disk, wants_sync};
 use super::handles::{Handle, NODE};
 use super::inode::Inode;
+use super::parking::Parking;
 use super::workers::Workers;
 use super::{Answer, FuseOptions, Mount};
 use crate::base::BLOCK_SIZE;
@@ -30,6 +31,7 @@ const GENERATION: Generation = Generation(0);
 pub(super) struct Adapter {
     pub(super) mount: Arc<Mount>,
     pub(super) workers: Arc<Workers>,
+    pub(super) parking: Arc<Parking>,
     pub(super) options: FuseOptions,
 }
 
@@ -67,16 +69,30 @@ impl Adapter {
     }
 
     fn write_disk(&self, inode: Inode, offset: u64, data: &[u8], sync: bool, reply: ReplyWrite) {
-        let result =
-            disk(inode).and_then(|disk| Ok(self.mount.volumes.write(disk, offset, data)?));
+        if self.mount.volumes.is_crowded(data.len()) {
+            let mount = Arc::clone(&self.mount);
+            let late = move |data: &[u8]| {
+                let result = write_now(&mount, inode, offset, data);
+                let synced = result.and_then(|()| if sync { mount.sync() } else { Ok(()) });
+                written(reply, synced.map(|()| data.len()));
+            };
+            if let Err(late) = self.parking.park(data, late) {
+                late(data);
+            }
+            return;
+        }
         let len = data.len();
-        match result {
+        match write_now(&self.mount, inode, offset, data) {
             Ok(()) if sync => {
                 self.later(move |mount| written(reply, mount.sync().map(|()| len)));
             }
             result => written(reply, result.map(|()| len)),
         }
     }
+}
+
+fn write_now(mount: &Mount, inode: Inode, offset: u64, data: &[u8]) -> Answer<()> {
+    Ok(mount.volumes.write(disk(inode)?, offset, data)?)
 }
 
 fn empty(reply: ReplyEmpty, result: Answer<()>) {

@@ -12,6 +12,7 @@ mod filesystem;
 mod handles;
 mod inode;
 mod mounts;
+mod parking;
 mod session;
 mod special;
 mod unmount;

@@ -17,6 +17,7 @@ use super::attr::Root;
 use super::filesystem::Adapter;
 use super::handles::Handles;
 use super::mounts::escape_option;
+use super::parking::Parking;
 use super::unmount::{HELPER, Unmounter};
 use super::workers::Workers;
 use super::{FuseOptions, Mount};
@@ -62,6 +63,7 @@ pub enum MountError {
 pub struct Session {
     mount: Arc<Mount>,
     workers: Arc<Workers>,
+    parking: Arc<Parking>,
     requests: JoinHandle<io::Result<()>>,
     unmounter: Unmounter,
 }
@@ -92,9 +94,11 @@ impl Session {
             control_lookups: AtomicU64::new(0),
         });
         let workers = Arc::new(Workers::new(WORKERS, QUEUED));
+        let parking = Arc::new(Parking::new());
         let adapter = Adapter {
             mount: Arc::clone(&mount),
             workers: Arc::clone(&workers),
+            parking: Arc::clone(&parking),
             options: options.clone(),
         };
         let session = fuser::Session::new(adapter, mountpoint, &config(options))
@@ -104,6 +108,7 @@ impl Session {
         Ok(Self {
             mount,
             workers,
+            parking,
             requests,
             unmounter,
         })
@@ -125,6 +130,7 @@ impl Session {
             Ok(result) => result,
             Err(_) => Err(io::Error::other("a thread that takes requests panicked")),
         };
+        self.parking.finish();
         self.workers.finish();
         for (node, count) in self.mount.handles.take_open() {
             (0..count).for_each(|_| self.mount.volumes.close(node));
