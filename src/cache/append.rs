@@ -326,8 +326,9 @@ impl Cache {
         {
             return Ok(None);
         }
-        let (op, disks) = build(&mut Lines { queue: &mut queue })?;
-        let (seq, time) = (queue.next, now());
+        let time = now();
+        let (op, disks) = build(&mut Lines::over(&mut queue, time))?;
+        let seq = queue.next;
         let head = self.op_head(&op, seq, time);
         let Some(offsets) = self.place(&mut queue, seq, &[(head.clone(), 0)])? else {
             return Ok(None);
@@ -522,11 +523,18 @@ pub(super) fn enter_part(
 /// The disks' lines, for the one who builds an op.
 pub struct Lines<'a> {
     queue: &'a mut Queue,
+    time: Timestamp,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn over(queue: &'a mut Queue) -> Self {
-        Self { queue }
+    pub(super) fn over(queue: &'a mut Queue, time: Timestamp) -> Self {
+        Self { queue, time }
+    }
+
+    /// When the op was entered, at first: recovery gives the same.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
     }
 
     /// Adds a disk's line.

@@ -155,7 +155,8 @@ impl Cache {
         size: Arc<AtomicU64>,
         priority: u8,
     ) {
-        super::append::Lines::over(&mut self.queue.lock()).add(disk, map, epoch, size, priority);
+        super::append::Lines::over(&mut self.queue.lock(), crate::base::Timestamp(0))
+            .add(disk, map, epoch, size, priority);
     }
 
     /// Copies `data`, whole blocks, into the cache's memory, waiting in line for room.

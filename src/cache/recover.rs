@@ -169,7 +169,7 @@ impl Recovery {
         match &found.body {
             Body::Op(op) if seq > self.marks.applied => {
                 let mut queue = cache.queue.lock();
-                let disks = apply(seq, op, &mut Lines::over(&mut queue))?;
+                let disks = apply(seq, op, &mut Lines::over(&mut queue, found.header.time))?;
                 queue.push_op(PendingOp {
                     seq,
                     op: op.clone(),

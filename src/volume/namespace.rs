@@ -229,10 +229,10 @@ impl Namespace {
     pub(super) fn apply(
         &mut self,
         op: &Op,
-        time: Timestamp,
         lines: &mut Lines<'_>,
         priority: &dyn Fn(&str) -> u8,
     ) -> Result<SmallVec<[DiskId; 2]>> {
+        let time = lines.time();
         match op {
             Op::Create(new) => self.create(new, time, lines, priority(&new.name)),
             Op::Unlink(id) => {

@@ -50,13 +50,11 @@ impl Volumes {
         names.add_lines(&cache, &config.priority);
         let mut replayed = 0u64;
         while recovery.next(&cache, |seq, op, lines| {
-            names
-                .apply(op, crate::base::now(), lines, &config.priority)
-                .map_err(|error| {
-                    VolumeError::Io(format!(
-                        "the journal's record {seq} can't be applied: {error}"
-                    ))
-                })
+            names.apply(op, lines, &config.priority).map_err(|error| {
+                VolumeError::Io(format!(
+                    "the journal's record {seq} can't be applied: {error}"
+                ))
+            })
         })? {
             replayed += 1;
         }
@@ -106,7 +104,7 @@ impl Volumes {
             let mut names = self.names.write();
             let entered = self.cache.enter_op(|lines| {
                 let op = build(&names, lines)?;
-                let disks = names.apply(&op, crate::base::now(), lines, &self.config.priority)?;
+                let disks = names.apply(&op, lines, &self.config.priority)?;
                 Ok::<_, VolumeError>((op, disks))
             })?;
             drop(names);
