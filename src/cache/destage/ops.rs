@@ -153,29 +153,26 @@ impl<'a> Draft<'a> {
     }
 
     fn rename(&mut self, from: &str, to: &str, time: Timestamp) -> Result<(), CacheError> {
-        for disk in self.view.disks()? {
+        for disk in self
+            .view
+            .disks()?
+            .into_iter()
+            .filter(|disk| disk.name == from)
+        {
             self.disks.entry(disk.id).or_insert(Some(disk));
         }
-        for disk in self
-            .disks
-            .values_mut()
-            .flatten()
-            .filter(|disk| disk.name == from && !disk.unlinked)
-        {
+        let named = |disk: &&mut DiskRecord| disk.name == from && !disk.unlinked;
+        for disk in self.disks.values_mut().flatten().filter(named) {
             disk.name = to.to_owned();
             disk.changed = time;
         }
-        for snapshot in self.view.snapshots()? {
-            self.snapshots
-                .entry((snapshot.map, snapshot.epoch))
-                .or_insert(Some(snapshot));
+        let snapshots = self.view.snapshots()?.into_iter();
+        for snapshot in snapshots.filter(|snapshot| snapshot.disk_name == from) {
+            let key = (snapshot.map, snapshot.epoch);
+            self.snapshots.entry(key).or_insert(Some(snapshot));
         }
-        for snapshot in self
-            .snapshots
-            .values_mut()
-            .flatten()
-            .filter(|snapshot| snapshot.disk_name == from)
-        {
+        let drafted = self.snapshots.values_mut().flatten();
+        for snapshot in drafted.filter(|snapshot| snapshot.disk_name == from) {
             snapshot.disk_name = to.to_owned();
         }
         Ok(())
