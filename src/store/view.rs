@@ -101,6 +101,24 @@ impl View {
         self.all(&self.0.content.snapshots, first, last, snapshot_of)
     }
 
+    /// The epoch of the newest snapshot of a map, hidden ones among them. Costs one look-up,
+    /// however many there are.
+    ///
+    /// # Errors
+    /// Where a page can't be read.
+    pub fn newest_snapshot(&self, map: MapId) -> Result<Option<Epoch>> {
+        let (first, last) = (
+            snapshot_key(map, Epoch(0))?,
+            snapshot_key(map, Epoch::LIVE)?,
+        );
+        let snapshots = &self.0.content.snapshots;
+        let found = snapshots.at_or_before(&self.0.pages, last)?;
+        let newest = found.filter(|entry| entry.key() >= first);
+        newest
+            .map(|entry| Ok(snapshot_of(entry.key(), entry.value())?.epoch))
+            .transpose()
+    }
+
     /// A snapshot.
     ///
     /// # Errors

@@ -427,10 +427,7 @@ fn context<'a>(cache: &'a Cache, view: &'a View, run: &Run) -> Result<Context<'a
         geometry: cache.geometry,
         map: map.id,
         epoch: run.epoch,
-        newest_snapshot: view
-            .snapshots_of(map.id)?
-            .last()
-            .map(|snapshot| snapshot.epoch),
+        newest_snapshot: view.newest_snapshot(map.id)?,
         origin: map.origin,
         copy_on_write: cache.journal.is_none(),
     })
