@@ -174,7 +174,8 @@ impl Device for Disk {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
-        let data: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let mut data = Vec::new();
+        bufs.iter().for_each(|buf| data.extend_from_slice(buf));
         self.check(Operation::Write, offset, data.len() as u64)?;
         self.call_hook();
         let mut bytes = self.bytes.lock();
