@@ -1,0 +1,47 @@
+//! One test for each mistake that was found in the engine.
+
+mod common;
+
+use std::time::Duration;
+
+use common::engine::{Engine, SEGMENT, Shape};
+use common::invariants;
+use common::model::new_disk;
+use snapmark::base::DiskId;
+use snapmark::volume::Node;
+
+/// A store that destages only when it is told to.
+fn manual() -> Engine {
+    Engine::new(Shape {
+        interval: Duration::from_secs(3600),
+        ..Shape::default()
+    })
+}
+
+fn write(engine: &Engine, disk: DiskId, block: u64, byte: u8) {
+    engine.write(disk, block * 4096, &[byte; 4096]).unwrap();
+}
+
+fn byte(engine: &Engine, node: Node, block: u64) -> u8 {
+    let mut buf = [0xee; 4096];
+    engine.read(node, block * 4096, &mut buf).unwrap();
+    assert!(buf.iter().all(|byte| *byte == buf[0]));
+    buf[0]
+}
+
+fn settle(engine: &Engine) {
+    engine.settle();
+    invariants::check(&engine.catalog.view(), &engine.pool, true);
+}
+
+#[test]
+fn what_comes_and_goes_between_two_commits_does_not_halt() {
+    let engine = manual();
+    engine.create(new_disk("stays", SEGMENT)).unwrap();
+    engine.snapshot(&["stays"], Some("a"), false).unwrap();
+    engine.remove("stays@a").unwrap();
+    engine.create(new_disk("goes", SEGMENT)).unwrap();
+    engine.remove("goes").unwrap();
+    settle(&engine);
+    assert_eq!(engine.list().len(), 1);
+}
