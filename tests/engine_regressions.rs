@@ -45,3 +45,30 @@ fn what_comes_and_goes_between_two_commits_does_not_halt() {
     settle(&engine);
     assert_eq!(engine.list().len(), 1);
 }
+
+#[test]
+fn a_reap_merges_several_versions_at_once() {
+    let engine = manual();
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    for (round, blocks) in [8..16, 1..2, 0..1].into_iter().enumerate() {
+        for block in blocks {
+            write(&engine, disk, block, round as u8 + 1);
+        }
+        engine
+            .snapshot(&["d"], Some(&round.to_string()), false)
+            .unwrap();
+        engine.flush().unwrap();
+    }
+    write(&engine, disk, 2, 9);
+    engine.flush().unwrap();
+    for round in 0..3 {
+        engine.remove(&format!("d@{round}")).unwrap();
+    }
+    settle(&engine);
+    let shown: Vec<u8> = (0..10)
+        .map(|block| byte(&engine, Node::Disk(disk), block))
+        .collect();
+    assert_eq!(shown, [3, 2, 9, 0, 0, 0, 0, 0, 1, 1]);
+    let space = engine.catalog.view().space();
+    assert_eq!(space.total - space.free, 1);
+}
