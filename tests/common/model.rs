@@ -148,7 +148,7 @@ impl Model {
         (0..len).map(&mut fill).collect()
     }
 
-    /// Does one op to both. Where `then` is given it is told of every state on the way.
+    /// Does one op to both.
     pub fn step(&mut self, volumes: &Volumes) {
         let (disks, snapshots) = (self.state.disks(), self.state.snapshots());
         let disk = self.random.pick(&disks).cloned();
@@ -241,7 +241,11 @@ impl Model {
     }
 
     fn resize(&mut self, volumes: &Volumes, disk: &str) {
-        let size = self.size();
+        let mut size = self.size();
+        if self.mix.simple {
+            // Shrinking takes two records.
+            size = size.max(self.state.files[disk].len() as u64);
+        }
         self.note(format!("resize {disk} {size}"));
         let set = SetAttributes {
             size: Some(size),
@@ -262,9 +266,10 @@ impl Model {
         }
         self.named += 1;
         let name = format!("s{}", self.named);
-        self.note(format!("snapshot {names:?} {name}"));
         let list: Vec<&str> = names.iter().map(String::as_str).collect();
         let durable = !self.random.chance(4);
+        let how = if durable { "durable" } else { "" };
+        self.note(format!("snapshot {names:?} {name} {how}"));
         volumes.snapshot(&list, Some(&name), durable).unwrap();
         for disk in names {
             let content = self.state.files[&disk].clone();
