@@ -72,3 +72,38 @@ fn a_reap_merges_several_versions_at_once() {
     let space = engine.catalog.view().space();
     assert_eq!(space.total - space.free, 1);
 }
+
+#[test]
+fn data_is_found_through_clones_that_are_still_queued() {
+    let engine = manual();
+    let disk = engine.create(new_disk("a", 8 * SEGMENT)).unwrap();
+    write(&engine, disk, 40, 7);
+    engine.snapshot(&["a"], Some("s"), false).unwrap();
+    engine.flush().unwrap();
+    engine.clone_snapshot("a@s", new_disk("b", 0)).unwrap();
+    engine.snapshot(&["b"], Some("t"), false).unwrap();
+    let clone = Node::Disk(engine.clone_snapshot("b@t", new_disk("c", 0)).unwrap());
+    assert_eq!(byte(&engine, clone, 40), 7);
+    let data = engine
+        .seek(clone, 0, snapmark::volume::Whence::Data)
+        .unwrap();
+    assert_eq!(data, Some(40 * 4096));
+}
+
+#[test]
+fn a_rename_that_is_refused_deletes_nothing() {
+    let engine = manual();
+    for name in ["a", "b"] {
+        engine.create(new_disk(name, SEGMENT)).unwrap();
+        engine.snapshot(&[name], Some("s"), false).unwrap();
+    }
+    assert!(
+        engine.rename("a", "b", true).is_err(),
+        "both have a snapshot s"
+    );
+    assert!(engine.lookup("b").is_some());
+    engine.remove("b@s").unwrap();
+    engine.rename("a", "b", true).unwrap();
+    let names: Vec<String> = engine.list().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["b", "b@s"]);
+}
