@@ -96,34 +96,37 @@ pub fn init(options: &InitOptions) -> Result<(), Failure> {
             .iter()
             .map(|spec| (spec.path.clone(), spec.size.map(|size| size.0)))
             .collect(),
-        settings: settings_text(options),
+        settings: chosen(options),
     };
     let mut bar = progress::bytes("journal");
     crate::daemon::init::init(&new, &mut bar).map_err(|error| store_failure(&error))
 }
 
-/// The settings that the command line gave, as they are appended to the commented defaults.
-fn settings_text(options: &InitOptions) -> String {
-    let mut text = String::new();
-    let mut section = |name: &str, lines: [Option<String>; 2]| {
-        let lines: Vec<String> = lines.into_iter().flatten().collect();
-        if !lines.is_empty() {
-            text += &format!("\n{name}:\n  {}\n", lines.join("\n  "));
-        }
+/// The settings that the command line gave: section, key, value.
+fn chosen(options: &InitOptions) -> Vec<(&'static str, &'static str, String)> {
+    // In words where they say it exactly.
+    let words = |size: ByteSize| match size.to_string() {
+        words if words.parse() == Ok(size) => words,
+        _ => size.0.to_string(),
     };
-    let size = |size: Option<ByteSize>| size.map(|size| format!("size: {}", size.0));
+    let size = |size: Option<ByteSize>| size.map(words);
     let mode = options.mode.map(|mode| match mode {
-        CacheMode::Journal => "mode: journal".to_owned(),
-        CacheMode::Volatile => "mode: volatile".to_owned(),
+        CacheMode::Journal => "journal".to_owned(),
+        CacheMode::Volatile => "volatile".to_owned(),
     });
-    section("cache", [size(options.cache_size), mode]);
     // A quoted YAML string is a JSON string.
-    let path = options
-        .journal
-        .as_ref()
-        .map(|path| format!("path: {}", serde_json::json!(path.to_string_lossy())));
-    section("journal", [size(options.journal_size), path]);
-    text
+    let path = options.journal.as_ref();
+    let path = path.map(|path| serde_json::json!(path.to_string_lossy()).to_string());
+    let all = [
+        ("cache", "size", size(options.cache_size)),
+        ("cache", "mode", mode),
+        ("journal", "size", size(options.journal_size)),
+        ("journal", "path", path),
+    ];
+    let given = all.into_iter();
+    given
+        .filter_map(|(section, key, value)| Some((section, key, value?)))
+        .collect()
 }
 
 /// Serves a store: returns once it is mounted, or, in the foreground, once it has ended.

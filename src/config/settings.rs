@@ -275,6 +275,30 @@ impl Settings {
         include_str!("template.yaml").to_owned()
     }
 
+    /// What `init` writes where it was told some settings: the same file with these lines no
+    /// comments any more. Each is a section, a key in it, and a value as YAML writes it.
+    #[must_use]
+    pub fn file_with(chosen: &[(&str, &str, String)]) -> String {
+        let (mut text, mut section) = (String::new(), "");
+        for line in include_str!("template.yaml").lines() {
+            if let Some(name) = line
+                .strip_suffix(':')
+                .filter(|name| !name.contains([' ', '#']))
+            {
+                section = name;
+            }
+            let set = |key: &str| line.trim_start().strip_prefix('#')?.strip_prefix(key);
+            let value = chosen.iter().find(|(of, key, _)| {
+                *of == section && set(key).is_some_and(|rest| rest.starts_with(':'))
+            });
+            match value {
+                Some((_, key, value)) => text.push_str(&format!("  {key}: {value}\n")),
+                None => text.extend([line, "\n"]),
+            }
+        }
+        text
+    }
+
     /// Where the journal is.
     #[must_use]
     pub fn journal_path(&self, store_dir: &Path) -> PathBuf {

@@ -32,8 +32,8 @@ pub struct NewStore {
     pub segment: Option<u64>,
     /// Devices instead of the default backing file: path and size.
     pub devices: Vec<(String, Option<u64>)>,
-    /// Settings that differ from the defaults, as YAML lines for `store.yaml`.
-    pub settings: String,
+    /// Settings that differ from the defaults: section, key, value as YAML.
+    pub settings: Vec<(&'static str, &'static str, String)>,
 }
 
 /// Files made so far; removed again unless the store is finished.
@@ -62,7 +62,7 @@ impl Drop for Made {
 pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), StoreError> {
     let geometry = Geometry::from_segment_bytes(new.segment.unwrap_or(Geometry::DEFAULT_SEGMENT))
         .map_err(|error| StoreError::Invalid(error.to_string()))?;
-    let text = format!("{}{}", Settings::default_file(), new.settings);
+    let text = Settings::file_with(&new.settings);
     let layout =
         Layout::new(std::path::absolute(&new.dir).map_err(|error| directory(&new.dir, error))?);
     let settings = Settings::parse(&layout.settings().display().to_string(), text.as_bytes())?;

@@ -33,6 +33,26 @@ fn the_template_parses_to_the_defaults() {
     );
 }
 
+#[test]
+fn chosen_settings_stand_in_the_template_and_the_rest_stays() {
+    let chosen = [
+        ("cache", "size", "8MiB".to_owned()),
+        ("journal", "size", "16 MiB".to_owned()),
+        ("journal", "path", "\"/srv/j: #1\"".to_owned()),
+        ("cache", "mode", "volatile".to_owned()),
+    ];
+    let text = Settings::file_with(&chosen);
+    let mut wanted = Settings::default();
+    wanted.cache.size = ByteSize(8 << 20);
+    wanted.cache.mode = CacheMode::Volatile;
+    wanted.journal.size = ByteSize(16 << 20);
+    wanted.journal.path = "/srv/j: #1".into();
+    assert_eq!(parse(&text).unwrap(), wanted);
+    let lines = |text: &str| text.lines().count();
+    assert_eq!(lines(&text), lines(&Settings::default_file()));
+    assert_eq!(Settings::file_with(&[]), Settings::default_file());
+}
+
 /// The template with its settings no longer behind a `#`.
 fn uncommented() -> String {
     let template = Settings::default_file();
