@@ -155,7 +155,7 @@ impl Destager {
         }
         let more = std::mem::take(&mut draft.reap);
         draft.marks = self.marks(&self.cache.queue.lock(), draft.marks);
-        let changes = draft.changes();
+        let changes = draft.changes()?;
         drop(view);
         self.cache.catalog.commit(&changes)?;
         self.reap(more);
@@ -210,7 +210,7 @@ impl Destager {
             std::mem::take(&mut draft.reap),
             std::mem::take(&mut draft.removed),
         );
-        let changes = draft.changes();
+        let changes = draft.changes()?;
         drop(view);
         self.cache.catalog.commit(&changes)?;
         let mut queue = self.cache.queue.lock();
