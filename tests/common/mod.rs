@@ -281,6 +281,19 @@ impl TestStore {
         self.detach();
     }
 
+    /// Notes that the daemon was killed; its mount is left as it is.
+    pub fn crashed(&mut self) {
+        let mut daemon = self.daemon.take().expect("it was mounted");
+        daemon.wait().expect("a child");
+    }
+
+    /// Closes this file, ends the mount in order, and serves the store again.
+    #[track_caller]
+    pub fn remount_with(&mut self, file: File) {
+        drop(file);
+        self.remount();
+    }
+
     /// Gives a command to `.control`; the errno is in the error.
     pub fn control(&self, line: &str) -> io::Result<()> {
         let mut control = OpenOptions::new().write(true).open(self.disk(".control"))?;
