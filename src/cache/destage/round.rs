@@ -250,7 +250,9 @@ impl Destager {
             .map(|run| (run.updates(geometry), run))
             .map(|(u, r)| (r, u))
             .collect();
-        self.prepare_slots(runs.iter().map(|(_, updates)| updates.len() as u64).sum())?;
+        let writes = runs.iter().flat_map(|(_, updates)| updates.values());
+        let writes = writes.filter(|update| !update.frames.is_empty()).count();
+        self.prepare_slots(writes as u64)?;
         self.destage_runs(runs)
     }
 
