@@ -186,9 +186,18 @@ impl Destager {
     }
 
     fn refresh_space(&self) {
-        let space = self.cache.catalog.view().space();
-        self.cache.queue.lock().promises.set_space(space);
+        self.take_stock(&mut self.cache.queue.lock());
         self.cache.room.notify_all();
+    }
+
+    /// Tells the queue what space and what journal the last commit left. Looked up under the
+    /// queue's lock, so that what is older never replaces what is newer.
+    fn take_stock(&self, queue: &mut queue::Queue) {
+        let view = self.cache.catalog.view();
+        queue.promises.set_space(view.space());
+        if let Some(ring) = &mut queue.ring {
+            ring.release(view.marks().journal_seq);
+        }
     }
 
     /// Applies all ops that are due, as one commit.
@@ -220,9 +229,7 @@ impl Destager {
         for disk in removed {
             queue.disks.remove(&disk);
         }
-        if let Some(ring) = &mut queue.ring {
-            ring.release();
-        }
+        self.take_stock(&mut queue);
         drop(queue);
         self.cache.room.notify_all();
         self.reap(reap);
@@ -323,14 +330,10 @@ impl Destager {
     /// The runs are in the segment map: out of the line, the index and the journal with them.
     fn let_go(&self, runs: Vec<Run>, settled: Vec<Settled>) {
         runs.iter().for_each(Run::leave_index);
-        let space = self.cache.catalog.view().space();
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
-        queue.promises.set_space(space);
-        if let Some(ring) = &mut queue.ring {
-            ring.release();
-        }
+        self.take_stock(&mut queue);
         drop(queue);
         self.cache.room.notify_all();
     }
