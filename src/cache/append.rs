@@ -39,6 +39,8 @@ pub struct ReliesOn {
     pub map: MapId,
     /// Blocks, with the stamps that they had before they were read.
     pub stamps: SmallVec<[(Block, Seq); 2]>,
+    /// The disk's size, where it matters.
+    pub size: Option<u64>,
 }
 
 /// Changes to a disk that enter the queue next to each other.
@@ -78,6 +80,14 @@ impl Ticket {
     }
 }
 
+/// Segments that were seen to need no promise, since they have a slot to write to.
+#[derive(Default)]
+struct Exempt {
+    /// The commit as of which that holds. After another, a discard may have taken the slot.
+    generation: u64,
+    keys: SmallVec<[ClaimKey; 4]>,
+}
+
 /// Why an attempt to enter the queue ended.
 enum Attempt {
     Entered(Ticket),
@@ -98,7 +108,7 @@ impl Cache {
     /// Where the pool is full, what it relies on has changed, the disk is gone, or the store has
     /// halted. Then nothing was appended.
     pub fn append(&self, append: &Append) -> Result<Seq, CacheError> {
-        let mut exempt = SmallVec::<[ClaimKey; 4]>::new();
+        let mut exempt = Exempt::default();
         loop {
             let mut queue = self.queue.lock();
             match self.try_append(&mut queue, append, &exempt)? {
@@ -123,19 +133,31 @@ impl Cache {
         &self,
         queue: &mut Queue,
         append: &Append,
-        exempt: &[ClaimKey],
+        exempt: &Exempt,
     ) -> Result<Attempt, CacheError> {
         self.halt.check()?;
         if queue.closed {
             return Err(CacheError::Closed);
         }
-        let disk = queue.disks.get(&append.disk).ok_or(CacheError::Gone)?;
+        let disk = queue.disks.get(&append.disk).filter(|disk| !disk.removed);
+        let disk = disk.ok_or(CacheError::Gone)?;
         let (map, epoch) = (disk.map.clone(), disk.epoch);
-        if let Some(ReliesOn { map: id, stamps }) = &append.relies_on {
+        if let Some(relied) = &append.relies_on {
+            let size = disk.size.load(Relaxed);
             let changed = |(block, stamp): &(Block, Seq)| map.stamp(*block) != *stamp;
-            if map.id != *id || stamps.iter().any(changed) {
+            if map.id != relied.map
+                || relied.size.is_some_and(|relied| relied != size)
+                || relied.stamps.iter().any(changed)
+            {
                 return Err(CacheError::Stale);
             }
+        }
+        let exempt = match exempt.keys.is_empty() {
+            false if exempt.generation == self.catalog.view().generation() => &exempt.keys[..],
+            _ => &[],
+        };
+        if self.is_overfull(queue) {
+            return Ok(Attempt::Room);
         }
         let keys = append.claim_keys(self.geometry, map.id, epoch);
         let needed = queue
@@ -319,6 +341,9 @@ impl Cache {
         if queue.closed {
             return Err(CacheError::Closed.into());
         }
+        if self.is_overfull(&queue) {
+            return Ok(None);
+        }
         // The biggest op that there can be, so that nothing has to be undone after `build`.
         const BIGGEST: u64 = (1 << 20) + 128;
         if let Some(ring) = &queue.ring
@@ -392,7 +417,7 @@ impl Cache {
     fn find_space(
         &self,
         append: &Append,
-        exempt: &mut SmallVec<[ClaimKey; 4]>,
+        exempt: &mut Exempt,
         needed: u64,
         available: u64,
     ) -> Result<(), CacheError> {
@@ -404,7 +429,13 @@ impl Cache {
         };
         let view = self.catalog.view();
         let newest = view.newest_snapshot(map.id)?;
-        let before = exempt.len();
+        if exempt.generation != view.generation() {
+            *exempt = Exempt {
+                generation: view.generation(),
+                keys: SmallVec::new(),
+            };
+        }
+        let before = exempt.keys.len();
         for key in append.claim_keys(self.geometry, map.id, epoch) {
             let has_slot = match view.live(map.id, key.segment)? {
                 Some((_, live)) => {
@@ -415,11 +446,11 @@ impl Cache {
             let same_epoch = view
                 .map(map.id)?
                 .is_some_and(|record| record.epoch == epoch);
-            if has_slot && same_epoch && self.journal.is_some() && !exempt.contains(&key) {
-                exempt.push(key);
+            if has_slot && same_epoch && self.journal.is_some() && !exempt.keys.contains(&key) {
+                exempt.keys.push(key);
             }
         }
-        if exempt.len() > before {
+        if exempt.keys.len() > before {
             return Ok(());
         }
         if idle {
@@ -555,6 +586,7 @@ impl<'a> Lines<'a> {
                 priority,
                 records,
                 bytes: 0,
+                removed: false,
             },
         );
     }
@@ -570,6 +602,13 @@ impl<'a> Lines<'a> {
     pub fn end_epoch(&mut self, disk: DiskId) {
         if let Some(line) = self.queue.disks.get_mut(&disk) {
             line.epoch = line.epoch.next();
+        }
+    }
+
+    /// The disk goes away: nothing more is appended to it.
+    pub fn remove(&mut self, disk: DiskId) {
+        if let Some(line) = self.queue.disks.get_mut(&disk) {
+            line.removed = true;
         }
     }
 

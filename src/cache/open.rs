@@ -32,6 +32,11 @@ pub struct CacheConfig {
     pub batch: u64,
 }
 
+/// Records queued at which destaging is hurried.
+const MANY_RECORDS: u64 = 8 << 10;
+/// Records without data (discards, ops) that may be queued beside as many as there are blocks.
+const MOST_RECORDS: u64 = 64 << 10;
+
 /// Blocks of data in a cache of so many bytes: an eighth of it is for the queue, the index and
 /// what else is kept of each block, so that all of it together stays within the size (P10).
 fn data_blocks(size: u64) -> usize {
@@ -270,9 +275,15 @@ impl Cache {
         }
     }
 
+    /// Whether so many records are queued that the next must wait (P10).
+    pub(super) fn is_overfull(&self, queue: &Queue) -> bool {
+        queue.records > self.frames.size() as u64 + MOST_RECORDS
+    }
+
     /// Destages soon where the cache or the journal is filling.
     pub(super) fn nudge_if_filling(&self, queue: &Queue) {
-        let cache_filling = queue.bytes > self.config.batch.min(self.config.size / 4);
+        let cache_filling = queue.bytes > self.config.batch.min(self.config.size / 4)
+            || queue.records > MANY_RECORDS;
         if cache_filling || queue.ring_is_filling() {
             self.signals.hurry();
         }

@@ -75,6 +75,8 @@ pub(super) struct DiskQueue {
     pub records: VecDeque<Record>,
     /// Bytes of cache that `records` hold.
     pub bytes: u64,
+    /// The disk's removal has been entered: nothing may follow it.
+    pub removed: bool,
 }
 
 /// An op that waits for the lines of its disks to reach it.

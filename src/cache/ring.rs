@@ -16,6 +16,8 @@ pub(super) struct Ring {
     used: u64,
     /// Oldest first; the front is still needed, or its end is not durable.
     records: VecDeque<Slotted>,
+    /// The next record must not share a page with those before it.
+    sealed: bool,
 }
 
 struct Slotted {
@@ -34,6 +36,7 @@ impl Ring {
             head,
             used: 0,
             records: VecDeque::new(),
+            sealed: false,
         }
     }
 
@@ -47,36 +50,38 @@ impl Ring {
 
     /// Room for a record of `len` bytes, or nothing while the ring is too full.
     pub fn take(&mut self, seq: Seq, len: u64) -> Option<u64> {
-        let wraps = self.head + len > self.size;
-        let (offset, waste) = if wraps {
-            (0, self.size - self.head)
-        } else {
-            (self.head, 0)
-        };
+        let (offset, waste) = self.next(self.head, self.sealed, len);
         if self.used + waste + len > self.size {
             return None;
         }
+        self.sealed = false;
         self.place(seq, offset, waste + len, len);
         Some(offset)
     }
 
     /// Whether records of these lengths can all be taken, in this order.
     pub fn has_room(&self, lens: &[u64]) -> bool {
-        let (mut head, mut used) = (self.head, self.used);
+        let (mut head, mut used, mut sealed) = (self.head, self.used, self.sealed);
         for len in lens {
-            let waste = if head + len > self.size {
-                self.size - head
-            } else {
-                0
-            };
-            head = if waste > 0 || head == self.size {
-                *len
-            } else {
-                head + len
-            };
+            let (offset, waste) = self.next(head, sealed, *len);
+            (head, sealed) = (offset + len, false);
             used += waste + len;
         }
         used <= self.size
+    }
+
+    /// Where a record of `len` bytes goes when all before it end at `head`, and what is wasted.
+    fn next(&self, head: u64, sealed: bool, len: u64) -> (u64, u64) {
+        let start = if sealed {
+            head.next_multiple_of(PAGE).min(self.size)
+        } else {
+            head
+        };
+        if start + len > self.size {
+            (0, self.size - head)
+        } else {
+            (start, start - head)
+        }
     }
 
     /// Enters a record that recovery found.
@@ -96,27 +101,28 @@ impl Ring {
         });
     }
 
-    /// Moves the head to the next page, for what follows a sync.
+    /// The next record begins on a page of its own: a sync is about to make the ones before it
+    /// durable.
     pub fn seal(&mut self) {
-        let to = self.head.next_multiple_of(PAGE).min(self.size);
-        let waste = to - self.head;
-        if self.used + waste > self.size {
-            return;
-        }
-        self.used += waste;
-        self.head = to;
-        // The waste goes with the record before it; with none, the ring is empty and free.
-        match self.records.back_mut() {
-            Some(last) => last.consumed += waste,
-            None => self.used = 0,
-        }
+        self.sealed = true;
     }
 
     /// A record is no longer needed; its space is free once all before it are.
     pub fn done(&mut self, seq: Seq) {
-        if let Ok(at) = self.records.binary_search_by_key(&seq, |record| record.seq) {
-            self.records[at].done = true;
+        let first = self.records.front().map_or(0, |record| record.seq.0);
+        let at = seq
+            .0
+            .checked_sub(first)
+            .and_then(|at| usize::try_from(at).ok());
+        if let Some(record) = at.and_then(|at| self.records.get_mut(at)) {
+            debug_assert_eq!(record.seq, seq);
+            record.done = true;
         }
+    }
+
+    /// Whether the oldest record is no longer needed, but its space not free yet.
+    pub fn has_done_front(&self) -> bool {
+        self.records.front().is_some_and(|record| record.done)
     }
 
     /// What is the oldest record still needed: its place and number. With none, where the next

@@ -77,19 +77,16 @@ pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), St
     write_zeros(journal.as_ref(), progress)?;
     create_journal(journal.as_ref(), uuid)?;
     let log = create(&layout.catalog_log(), CATALOG_LOG, Fill::Zeros, &mut made)?;
-    // The settings come before the pages: a directory that has pages is a store.
     write_settings(&layout.settings(), &text, &mut made)?;
-    let pages = create(
-        &layout.catalog_pages(),
-        CATALOG_PAGES,
-        Fill::Sparse,
-        &mut made,
-    )?;
+    // The pages get their name last: a directory that has them is a store, and whole.
+    let unfinished = layout.catalog_pages().with_extension("unfinished");
+    let pages = create(&unfinished, CATALOG_PAGES, Fill::Sparse, &mut made)?;
     Catalog::create(pages.as_ref(), log.as_ref(), uuid, geometry)?;
     let catalog = Catalog::open(pages, log, CatalogConfig::default())?;
     let changes: Vec<Change> = records.into_iter().map(Change::AddDevice).collect();
     catalog.commit(&changes)?;
     catalog.checkpoint()?;
+    finish(&layout, &unfinished)?;
     made.0.clear();
     Ok(())
 }
@@ -107,6 +104,20 @@ fn write_zeros(device: &dyn Device, progress: &mut dyn FnMut(u64, u64)) -> Resul
         progress(done, device.len());
     }
     Ok(device.sync()?)
+}
+
+/// Names the store's last file, durably, and the store's directory in its own.
+fn finish(layout: &Layout, unfinished: &Path) -> Result<(), StoreError> {
+    let pages = layout.catalog_pages();
+    fs::rename(unfinished, &pages).map_err(|error| directory(&pages, error))?;
+    for dir in [Some(layout.dir()), layout.dir().parent()]
+        .into_iter()
+        .flatten()
+    {
+        let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| directory(dir, error))?;
+    }
+    Ok(())
 }
 
 fn directory(path: &Path, error: std::io::Error) -> StoreError {

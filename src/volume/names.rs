@@ -330,31 +330,45 @@ impl Volumes {
     }
 
     fn try_close(&self, node: Node) -> Result<()> {
-        let op = {
-            let names = self.names.read();
-            match node {
-                Node::Disk(id) => names.disk(id).and_then(|disk| {
-                    let last = disk.opens.fetch_sub(1, AcqRel) == 1;
-                    (last && disk.meta.lock().unlinked).then_some(Op::Remove(id))
-                }),
-                Node::Snapshot(id) => names.snapshot(id).and_then(|snapshot| {
-                    let last = snapshot.opens.fetch_sub(1, AcqRel) == 1;
-                    let (map, epoch) = (snapshot.map.id, snapshot.epoch);
-                    (last && snapshot.meta.lock().hidden).then(|| {
-                        self.cache.pin_hidden(map, epoch, false);
-                        Op::RemoveSnapshot {
-                            map,
-                            epoch,
-                            open: false,
-                        }
-                    })
-                }),
-            }
-        };
-        if let Some(op) = op {
-            let _entered = self.commit_op(|_, _| Ok(op.clone()))?;
+        if !self.forget_handle(node) {
+            return Ok(());
         }
-        Ok(())
+        // Decided again under the names' lock: it may have been opened anew by its handle.
+        let entered = self.commit_op(|names, _| match node {
+            Node::Disk(id) => {
+                let idle = names.disk(id).filter(|disk| disk.opens.load(Acquire) == 0);
+                let idle = idle.ok_or_else(|| VolumeError::Busy("it".to_owned()))?;
+                Ok(Op::Remove(idle.id))
+            }
+            Node::Snapshot(id) => {
+                let idle = names.snapshot(id).filter(|it| it.opens.load(Acquire) == 0);
+                let idle = idle.ok_or_else(|| VolumeError::Busy("it".to_owned()))?;
+                let (map, epoch) = (idle.map.id, idle.epoch);
+                self.cache.pin_hidden(map, epoch, false);
+                Ok(Op::RemoveSnapshot {
+                    map,
+                    epoch,
+                    open: false,
+                })
+            }
+        });
+        match entered {
+            Ok(_) | Err(VolumeError::Busy(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a handle off the count; whether it was the last of what has been deleted.
+    fn forget_handle(&self, node: Node) -> bool {
+        let names = self.names.read();
+        match node {
+            Node::Disk(id) => names.disk(id).is_some_and(|disk| {
+                disk.opens.fetch_sub(1, AcqRel) == 1 && disk.meta.lock().unlinked
+            }),
+            Node::Snapshot(id) => names.snapshot(id).is_some_and(|snapshot| {
+                snapshot.opens.fetch_sub(1, AcqRel) == 1 && snapshot.meta.lock().hidden
+            }),
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct DiskMeta {
     pub created: Timestamp,
     pub changed: Timestamp,
     pub accessed: Timestamp,
+    /// As set by command; 0 leaves it to the settings.
+    pub priority: u8,
     /// Deleted while open.
     pub unlinked: bool,
     /// The clone's snapshot.
@@ -138,13 +140,12 @@ impl Namespace {
         for disk in self.disks.values() {
             let map = disk.map.read().clone();
             let epoch = self.epochs.get(&map.id).copied().unwrap_or(Epoch::FIRST);
-            cache.add_disk(
-                disk.id,
-                map,
-                epoch,
-                disk.size.clone(),
-                priority(&disk.meta.lock().name),
-            );
+            let meta = disk.meta.lock();
+            let priority = match meta.priority {
+                0 => priority(&meta.name),
+                set => set,
+            };
+            cache.add_disk(disk.id, map, epoch, disk.size.clone(), priority);
         }
         self.epochs.clear();
     }
@@ -255,6 +256,7 @@ impl Namespace {
                     self.names.remove(&meta.name);
                 }
                 self.disks.remove(id);
+                lines.remove(*id);
                 Ok(smallvec![*id])
             }
             Op::Rename { from, to } => {
@@ -315,6 +317,7 @@ impl Namespace {
                 Ok(smallvec![*disk])
             }
             Op::Priority { disk, priority } => {
+                self.need(*disk)?.meta.lock().priority = *priority;
                 lines.set_priority(*disk, *priority);
                 Ok(smallvec![*disk])
             }
@@ -450,6 +453,7 @@ impl Namespace {
             created: record.created,
             changed: record.changed,
             accessed: record.accessed,
+            priority: record.priority,
             unlinked: record.unlinked,
             origin,
         };

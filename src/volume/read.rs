@@ -45,12 +45,17 @@ impl Volumes {
     /// checksum.
     pub fn read(&self, node: Node, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let started = Instant::now();
-        let (image, size) = self.image(node)?;
-        let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
-        let done = self.read_image(&image, offset, &mut buf[..len]);
-        self.metrics
-            .read
-            .record(done.is_ok(), len as u64, started.elapsed());
+        let (len, done) = loop {
+            let (image, size) = self.image(node)?;
+            let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
+            let done = self.read_image(&image, offset, &mut buf[..len]);
+            // A rollback may have taken the map away, and its versions with it.
+            if Arc::ptr_eq(&image.map, &self.image(node)?.0.map) {
+                break (len, done);
+            }
+        };
+        let metrics = &self.metrics.read;
+        metrics.record(done.is_ok(), len as u64, started.elapsed());
         done.map(|()| len)
     }
 

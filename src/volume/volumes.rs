@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use super::namespace::{Disk, Namespace, Snapshot};
 use super::{Metrics, Node, VolumeError};
 use crate::base::{DiskId, Geometry};
-use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Ticket};
+use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
 use crate::ondisk::journal::Op;
 
 /// The largest disk, in bytes: 1 PiB.
@@ -48,18 +48,9 @@ impl Volumes {
         let mut names = Namespace::load(&parts.catalog.view())?;
         let (cache, mut recovery) = Cache::start(parts, config.cache)?;
         names.add_lines(&cache, &config.priority);
-        let mut replayed = 0u64;
-        while recovery.next(&cache, |seq, op, lines| {
-            names.apply(op, lines, &config.priority).map_err(|error| {
-                VolumeError::Io(format!(
-                    "the journal's record {seq} can't be applied: {error}"
-                ))
-            })
-        })? {
-            replayed += 1;
-        }
-        if replayed > 0 {
-            log::info!("replayed {replayed} records from the journal");
+        if let Err(error) = replay(&cache, &mut recovery, &mut names, &config) {
+            cache.stop();
+            return Err(error);
         }
         let (geometry, largest_write) = (cache.geometry(), cache.largest_write() & !4095);
         let metrics = Metrics::default();
@@ -180,6 +171,29 @@ impl Volumes {
         self.cache.halt().set(&"abandoned");
         self.cache.stop();
     }
+}
+
+/// Puts what the journal has into names and queue.
+fn replay(
+    cache: &Cache,
+    recovery: &mut Recovery,
+    names: &mut Namespace,
+    config: &VolumeConfig,
+) -> Result<()> {
+    let mut replayed = 0u64;
+    while recovery.next(cache, |seq, op, lines| {
+        names.apply(op, lines, &config.priority).map_err(|error| {
+            VolumeError::Io(format!(
+                "the journal's record {seq} can't be applied: {error}"
+            ))
+        })
+    })? {
+        replayed += 1;
+    }
+    if replayed > 0 {
+        log::info!("replayed {replayed} records from the journal");
+    }
+    Ok(())
 }
 
 /// The number of an op that is in the journal; its power-loss safety still wants a sync.

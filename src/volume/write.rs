@@ -1,6 +1,7 @@
 //! The way of a write: whole blocks go straight to the cache; the ragged ends of others are read,
 //! completed, and written on the condition that nothing changed them meanwhile.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -45,11 +46,12 @@ impl Ends {
         }
     }
 
-    fn relies_on(self) -> Option<ReliesOn> {
-        Some(ReliesOn {
+    fn relies_on(self) -> ReliesOn {
+        ReliesOn {
             map: self.map.id,
             stamps: self.stamps,
-        })
+            size: None,
+        }
     }
 }
 
@@ -122,7 +124,7 @@ impl Volumes {
                 ..Append::of(disk.id, smallvec![part])
             };
             Ok(Append {
-                relies_on: ends.relies_on(),
+                relies_on: Some(ends.relies_on()),
                 ..append
             })
         })
@@ -151,13 +153,10 @@ impl Volumes {
     /// Appends what `build` makes, again and again until nothing that it read has changed before
     /// it was appended. Each turn that is lost is another writer's that was won.
     fn until_unchanged(&self, build: impl Fn() -> Result<Append>) -> Result<()> {
-        loop {
-            match self.cache.append(&build()?) {
-                Ok(_) => return Ok(()),
-                Err(CacheError::Stale) => std::thread::yield_now(),
-                Err(error) => return Err(error.into()),
-            }
+        while !self.append_unless_stale(&build()?)? {
+            std::thread::yield_now();
         }
+        Ok(())
     }
 
     fn append(&self, append: &Append) -> Result<()> {
@@ -173,7 +172,22 @@ impl Volumes {
     pub fn discard(&self, disk: DiskId, range: Extent) -> Result<()> {
         let started = Instant::now();
         let state = self.disk(disk)?;
-        let size = state.size.load(Relaxed);
+        let done = loop {
+            match self.discard_once(&state, range) {
+                Ok(false) => std::thread::yield_now(),
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        state.modified.store(now().0, Relaxed);
+        let metrics = &self.metrics.discard;
+        metrics.record(done.is_ok(), range.len, started.elapsed());
+        done
+    }
+
+    /// Discards unless the disk changes meanwhile; whether it did not.
+    fn discard_once(&self, disk: &Disk, range: Extent) -> Result<bool> {
+        let size = disk.size.load(Relaxed);
         let end = range.offset.saturating_add(range.len).min(size);
         // What lies past the size is zero already: the last block goes whole.
         let end = if end == size {
@@ -181,82 +195,109 @@ impl Volumes {
         } else {
             end
         };
-        let done = if range.offset >= end {
-            Ok(())
-        } else {
-            self.zero(&state, range.offset, end, None)
-        };
-        state.modified.store(now().0, Relaxed);
-        self.metrics.discard.record(
-            done.is_ok(),
-            end.saturating_sub(range.offset),
-            started.elapsed(),
-        );
-        done
+        if range.offset >= end {
+            return Ok(true);
+        }
+        self.append_unless_stale(&self.zeros(disk, range.offset, end, size)?)
     }
 
-    /// Zeroes `from..to`, then enters `then`.
-    fn zero(&self, disk: &Disk, from: u64, to: u64, then: Option<&Op>) -> Result<()> {
-        self.until_unchanged(|| {
-            let ends = Ends::of(
-                disk,
-                Extent {
-                    offset: from,
-                    len: to - from,
-                },
-            );
-            let (first, last) = (from.div_ceil(BLOCK_SIZE), to / BLOCK_SIZE);
-            let mut parts = SmallVec::new();
-            let zeros = [0; BLOCK];
-            if first > last {
-                parts.push(self.completed(&ends.image(), from, &zeros[..(to - from) as usize])?);
-            } else {
-                let head = (first * BLOCK_SIZE - from) as usize;
-                let tail = (to - last * BLOCK_SIZE) as usize;
-                if head > 0 {
-                    parts.push(self.completed(&ends.image(), from, &zeros[..head])?);
-                }
-                if last > first {
-                    parts.push(Part::Zero {
-                        block: Block(first),
-                        count: last - first,
-                    });
-                }
-                if tail > 0 {
-                    parts.push(self.completed(&ends.image(), last * BLOCK_SIZE, &zeros[..tail])?);
-                }
+    /// Appends unless what it relies on has changed; whether it was appended.
+    fn append_unless_stale(&self, append: &Append) -> Result<bool> {
+        match self.cache.append(append) {
+            Ok(_) => Ok(true),
+            Err(CacheError::Stale) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What zeroes `from..to`, on the condition that the disk still has this size.
+    fn zeros(&self, disk: &Disk, from: u64, to: u64, size: u64) -> Result<Append> {
+        let (offset, len) = (from, to - from);
+        let ends = Ends::of(disk, Extent { offset, len });
+        let (first, last) = (from.div_ceil(BLOCK_SIZE), to / BLOCK_SIZE);
+        let mut parts = SmallVec::new();
+        let zeros = [0; BLOCK];
+        if first > last {
+            parts.push(self.completed(&ends.image(), from, &zeros[..len as usize])?);
+        } else {
+            let head = (first * BLOCK_SIZE - from) as usize;
+            let tail = (to - last * BLOCK_SIZE) as usize;
+            if head > 0 {
+                parts.push(self.completed(&ends.image(), from, &zeros[..head])?);
             }
-            let append = Append {
-                then: then.cloned(),
-                ..Append::of(disk.id, parts)
-            };
-            Ok(Append {
-                relies_on: ends.relies_on(),
-                ..append
-            })
+            if last > first {
+                parts.push(Part::Zero {
+                    block: Block(first),
+                    count: last - first,
+                });
+            }
+            if tail > 0 {
+                parts.push(self.completed(&ends.image(), last * BLOCK_SIZE, &zeros[..tail])?);
+            }
+        }
+        let relies_on = Some(ReliesOn {
+            size: Some(size),
+            ..ends.relies_on()
+        });
+        Ok(Append {
+            relies_on,
+            ..Append::of(disk.id, parts)
         })
     }
 
     /// Sets a disk's size. What is cut off is gone, and reads as zeros should the disk grow again.
     pub(crate) fn set_size(&self, disk: &Disk, size: u64) -> Result<()> {
-        if size > MAX_DISK_SIZE {
-            return Err(VolumeError::TooBig {
-                size,
-                max: MAX_DISK_SIZE,
-            });
+        let max = MAX_DISK_SIZE;
+        if size > max {
+            return Err(VolumeError::TooBig { size, max });
         }
-        let old = disk.size.load(Relaxed);
-        let op = Op::Resize {
+        loop {
+            let old = disk.size.load(Relaxed);
+            let set = match size.cmp(&old) {
+                Ordering::Less => self.shrink(disk, old, size)?,
+                Ordering::Equal => true,
+                Ordering::Greater => self.grow(disk, old, size)?,
+            };
+            if set {
+                disk.modified.store(now().0, Relaxed);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Shrinks the disk if it still has the size `old`; whether it had.
+    fn shrink(&self, disk: &Disk, old: u64, size: u64) -> Result<bool> {
+        let cut = self.zeros(disk, size, old.next_multiple_of(BLOCK_SIZE), old)?;
+        let resize = Op::Resize {
             disk: disk.id,
             size,
         };
-        if size < old {
-            self.zero(disk, size, old.next_multiple_of(BLOCK_SIZE), Some(&op))?;
-            disk.modified.store(now().0, Relaxed);
-        } else if size > old {
-            let _entered = self.commit_op(|_, _| Ok(op.clone()))?;
+        let append = Append {
+            then: Some(resize),
+            ..cut
+        };
+        self.append_unless_stale(&append)
+    }
+
+    /// Grows the disk if it still has the size `old`; whether it had.
+    fn grow(&self, disk: &Disk, old: u64, size: u64) -> Result<bool> {
+        let raced = std::cell::Cell::new(false);
+        let entered = self.commit_op(|_, lines| {
+            let now = lines.line(disk.id).map(|(_, _, size)| size);
+            raced.set(now.is_some_and(|now| now != old));
+            match now {
+                Some(now) if now == old => Ok(Op::Resize {
+                    disk: disk.id,
+                    size,
+                }),
+                _ => Err(VolumeError::NotFound("the disk".to_owned())),
+            }
+        });
+        match entered {
+            Ok(_) => Ok(true),
+            Err(_) if raced.get() => Ok(false),
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     /// `fallocate` without punching: grows the disk if `grow` and the range ends past its size.

@@ -12,7 +12,7 @@ use super::segment::Update;
 use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Timestamp};
 
 /// Records taken in one go at the most.
-const MAX_RECORDS: usize = 64 << 10;
+const MAX_RECORDS: usize = 4 << 10;
 /// A discard over more segments than this goes alone, since it may touch very many.
 const WIDE: u64 = 64;
 

@@ -2,6 +2,7 @@
 //! the free list (P9).
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::super::CacheError;
 use crate::base::Place;
@@ -10,6 +11,8 @@ use crate::store::{Catalog, Pool};
 
 /// Slots punched in one commit.
 const CHUNK: usize = 1024;
+/// How long one go may take: a host that discards at once blocks in it, and destaging waits.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// Slots that were given up, oldest first, each with the commit that gave it up.
 #[derive(Default)]
@@ -47,25 +50,28 @@ impl Reclaim {
         &mut self,
         catalog: &Catalog,
         pool: &Pool,
-        whole_block_bytes: usize,
+        blocks: usize,
     ) -> Result<usize, CacheError> {
         let ready = self
             .waiting
             .iter()
             .take(CHUNK)
             .take_while(|(generation, _)| catalog.quiesced(*generation));
-        let mut places: Vec<Place> = ready.map(|(_, place)| *place).collect();
-        if places.is_empty() {
-            return Ok(0);
-        }
-        let count = places.len();
-        places.sort_unstable();
-        for place in &places {
-            if let Err(error) = pool.punch(*place, 0..whole_block_bytes) {
+        let deadline = Instant::now() + AT_ONCE;
+        let mut changes = Vec::new();
+        for (_, place) in ready {
+            if let Err(error) = pool.punch(*place, 0..blocks) {
                 log::warn!("space of {place} stays with the host's file: {error}");
             }
+            changes.push(Change::Free(*place));
+            if Instant::now() > deadline {
+                break;
+            }
         }
-        let changes: Vec<Change> = places.into_iter().map(Change::Free).collect();
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let count = changes.len();
         catalog.commit(&changes)?;
         self.waiting.drain(..count);
         Ok(count)

@@ -1,10 +1,12 @@
 //! The destager's thread and its rounds.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::super::open::Cache;
+use super::super::ring::Ring;
 use super::super::space::ClaimKey;
 use super::super::{CacheError, queue};
 use super::allocate::Allocator;
@@ -68,11 +70,17 @@ impl Destager {
             reclaim: Reclaim::default(),
             reaps,
         };
-        if let Err(error) = destager.rounds() {
-            destager.slots.forget();
-            destager.cache.halt.set(&error);
+        let cache = destager.cache.clone();
+        // A panic must not leave those who wait for destaging waiting. What it may have left half
+        // done is in the destager alone, which ends here.
+        match catch_unwind(AssertUnwindSafe(move || destager.rounds())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => cache.halt.set(&error),
+            Err(_) => cache
+                .halt
+                .set(&"the destager panicked; this is a bug, please report it"),
         }
-        destager.cache.room.notify_all();
+        cache.room.notify_all();
     }
 
     fn rounds(&mut self) -> Result<(), CacheError> {
@@ -119,6 +127,7 @@ impl Destager {
 
     /// What can wait: reaping and reclaiming, a piece at a time.
     fn background(&mut self) -> Result<(), CacheError> {
+        self.move_tail()?;
         self.reclaim_some()?;
         if let Some(mut reap) = self.reaps.pop_front() {
             let view = self.cache.catalog.view();
@@ -131,6 +140,25 @@ impl Destager {
                 Step::Done => self.finish_reap(reap.map)?,
             }
         }
+        Ok(())
+    }
+
+    /// Frees journal space that is no longer needed but that no commit has said so of: records
+    /// that recovery found applied. Without this a full journal would stay full, for want of
+    /// anything to destage.
+    fn move_tail(&mut self) -> Result<(), CacheError> {
+        let durable = self.cache.catalog.view().marks();
+        let marks = {
+            let queue = self.cache.queue.lock();
+            let stale = queue.ring.as_ref().is_some_and(Ring::has_done_front);
+            if queue.recovering || !stale {
+                return Ok(());
+            }
+            self.marks(&queue, durable)
+        };
+        self.cache.catalog.commit(&[Change::SetMarks(marks)])?;
+        self.take_stock(&mut self.cache.queue.lock());
+        self.cache.room.notify_all();
         Ok(())
     }
 
@@ -358,6 +386,7 @@ impl Destager {
             let context = context(&cache, &view, run)?;
             let mut work = Work::default();
             let mut allocated = 0;
+            let mut settled = Vec::new();
             for segment in mapped {
                 let first = geometry.first_block(segment).0;
                 let inside = segments(
@@ -370,9 +399,17 @@ impl Destager {
                         zero: blocks,
                         ..Update::default()
                     };
-                    allocated += context
-                        .plan(segment, update, &mut self.slots, &mut work)?
-                        .allocated;
+                    let outcome = context.plan(segment, update, &mut self.slots, &mut work)?;
+                    allocated += outcome.allocated;
+                    settled.push(Settled {
+                        key: ClaimKey {
+                            map: run.map.id,
+                            epoch: run.epoch,
+                            segment,
+                        },
+                        writes: 0,
+                        has_slot: outcome.has_slot && !context.copy_on_write,
+                    });
                 }
             }
             if let Some(mut disk) = view.disk(run.disk)? {
@@ -381,6 +418,9 @@ impl Destager {
             }
             drop(view);
             self.commit(work)?;
+            // Queued writes to a segment that lost its slot need a promise again, before anyone
+            // else is promised the slot that became free.
+            self.let_go(Vec::new(), settled);
             from = last.next();
         }
     }
