@@ -403,10 +403,7 @@ impl Cache {
             (disk.map.clone(), disk.epoch, queue.promises.promised() == 0)
         };
         let view = self.catalog.view();
-        let newest = view
-            .snapshots_of(map.id)?
-            .last()
-            .map(|snapshot| snapshot.epoch);
+        let newest = view.newest_snapshot(map.id)?;
         let before = exempt.len();
         for key in append.claim_keys(self.geometry, map.id, epoch) {
             let has_slot = match view.live(map.id, key.segment)? {

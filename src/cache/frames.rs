@@ -105,10 +105,9 @@ struct State {
 }
 
 impl FramePool {
-    /// A pool of so many bytes, whole blocks.
+    /// A pool of so many whole blocks.
     #[must_use]
-    pub fn new(bytes: u64) -> Arc<Self> {
-        let size = usize::try_from(bytes).unwrap_or(usize::MAX) / BLOCK;
+    pub fn new(size: usize) -> Arc<Self> {
         let mut free = {
             let mut spare = SPARE.lock();
             let keep = spare.len().saturating_sub(size);
@@ -221,7 +220,7 @@ mod tests {
 
     #[test]
     fn memory_comes_back_when_the_last_holder_drops_it() {
-        let pool = FramePool::new(4 * BLOCK as u64);
+        let pool = FramePool::new(4);
         let halt = Halt::default();
         let frames = pool.take(3, &halt, || {}).unwrap().fill(&[7; 3 * BLOCK]);
         assert_eq!(pool.free(), 1);
@@ -240,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_waiting_writer_gets_memory_in_turn_and_a_halt_wakes_it() {
-        let pool = FramePool::new(2 * BLOCK as u64);
+        let pool = FramePool::new(2);
         let halt = Arc::new(Halt::default());
         let all = pool.take(2, &halt, || {}).unwrap();
         let waiter = {

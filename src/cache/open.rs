@@ -21,7 +21,7 @@ use crate::store::{Catalog, Pool};
 /// Settings of the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheConfig {
-    /// Bytes of data that it holds.
+    /// Bytes of memory for data and what is kept of it.
     pub size: u64,
     /// Whether it works without a journal: what is in it is lost when the daemon dies, and a
     /// sync moves it to the devices.
@@ -30,6 +30,12 @@ pub struct CacheConfig {
     pub interval: Duration,
     /// Bytes destaged in one commit.
     pub batch: u64,
+}
+
+/// Blocks of data in a cache of so many bytes: an eighth of it is for the queue, the index and
+/// what else is kept of each block, so that all of it together stays within the size (P10).
+fn data_blocks(size: u64) -> usize {
+    usize::try_from(size / 8 * 7).unwrap_or(usize::MAX) / crate::base::BLOCK
 }
 
 /// What the cache stands on.
@@ -129,7 +135,7 @@ impl Cache {
             catalog,
             pool,
             journal,
-            frames: FramePool::new(config.size),
+            frames: FramePool::new(data_blocks(config.size)),
             queue: Mutex::new(queue),
             room: Condvar::new(),
             halt: Halt::default(),

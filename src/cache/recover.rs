@@ -217,8 +217,14 @@ impl Recovery {
         }
         head.resize(header.head_len(), 0);
         read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64)?;
-        let Ok(body) = header.body(&head) else {
-            return Ok(None);
+        let body = match header.body(&head) {
+            Ok(body) => body,
+            Err(JournalFormatError::Checksum { .. }) => return Ok(None),
+            // Whole, but not of a kind that this program knows: it must not be taken for the end.
+            Err(reason) => {
+                let journal = device.name().to_owned();
+                return Err(CacheError::BadJournal { journal, reason });
+            }
         };
         let mut data = vec![0; header.data_len()];
         read(&mut data, offset + header.head_len() as u64)?;

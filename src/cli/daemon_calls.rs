@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::exit::{Exit, Failure};
+use super::progress;
 use crate::base::ByteSize;
 use crate::config::LockError;
 use crate::control::DeviceSpec;
@@ -97,7 +98,8 @@ pub fn init(options: &InitOptions) -> Result<(), Failure> {
             .collect(),
         settings: chosen(options),
     };
-    crate::daemon::init::init(&new).map_err(|error| store_failure(&error))
+    let mut bar = progress::bytes("journal");
+    crate::daemon::init::init(&new, &mut bar).map_err(|error| store_failure(&error))
 }
 
 /// The settings that the command line gave: section, key, value.
@@ -182,7 +184,8 @@ pub fn unmount(options: &UnmountOptions) -> Result<(), Failure> {
         return crate::daemon::unmount::detach(&options.mountpoint)
             .map_err(|error| Failure::failed(error.to_string()));
     }
-    crate::daemon::unmount::unmount(&options.mountpoint, PATIENCE).map_err(|error| {
+    let unmount = || crate::daemon::unmount::unmount(&options.mountpoint, PATIENCE);
+    progress::spinner("moving the cache to the devices", unmount).map_err(|error| {
         let exit = match &error {
             UnmountError::NotMounted(_) => Exit::NotFound,
             UnmountError::Busy { .. } => Exit::Busy,

@@ -8,6 +8,7 @@ mod freeze;
 mod generate;
 mod mountinfo;
 mod output;
+mod progress;
 
 use std::process::ExitCode;
 

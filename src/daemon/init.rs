@@ -1,7 +1,7 @@
 //! Making a store.
 
 use std::fs;
-use std::io::Write;
+use std::io::{IoSlice, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,12 +54,12 @@ impl Drop for Made {
     }
 }
 
-/// Makes a store.
+/// Makes a store. `progress` hears how many bytes of the journal are written, of how many.
 ///
 /// # Errors
 /// Where the directory holds something, a device is in use or too small, a size can't be, or the
 /// host fails. What was made is removed again.
-pub fn init(new: &NewStore) -> Result<(), StoreError> {
+pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), StoreError> {
     let geometry = Geometry::from_segment_bytes(new.segment.unwrap_or(Geometry::DEFAULT_SEGMENT))
         .map_err(|error| StoreError::Invalid(error.to_string()))?;
     let text = Settings::file_with(&new.settings);
@@ -72,12 +72,9 @@ pub fn init(new: &NewStore) -> Result<(), StoreError> {
     getrandom::fill(&mut uuid).map_err(|error| StoreError::Invalid(error.to_string()))?;
 
     let records = make_devices(new, &layout, Uuid(uuid), geometry, &mut made)?;
-    let journal = create(
-        &settings.journal_path(layout.dir()),
-        settings.journal.size.0,
-        Fill::Zeros,
-        &mut made,
-    )?;
+    let (path, len) = (settings.journal_path(layout.dir()), settings.journal.size.0);
+    let journal = create(&path, len, Fill::Sparse, &mut made)?;
+    write_zeros(journal.as_ref(), progress)?;
     create_journal(journal.as_ref(), uuid)?;
     let log = create(&layout.catalog_log(), CATALOG_LOG, Fill::Zeros, &mut made)?;
     // The settings come before the pages: a directory that has pages is a store.
@@ -95,6 +92,21 @@ pub fn init(new: &NewStore) -> Result<(), StoreError> {
     catalog.checkpoint()?;
     made.0.clear();
     Ok(())
+}
+
+/// Fills the journal, so that a write to it later changes no metadata of the host's file system
+/// and a sync of it costs no journal commit there.
+fn write_zeros(device: &dyn Device, progress: &mut dyn FnMut(u64, u64)) -> Result<(), StoreError> {
+    const CHUNK: u64 = 4 << 20;
+    let zeros = vec![0; CHUNK as usize];
+    let mut done = 0;
+    while done < device.len() {
+        let len = CHUNK.min(device.len() - done);
+        device.write_at(&[IoSlice::new(&zeros[..len as usize])], done)?;
+        done += len;
+        progress(done, device.len());
+    }
+    Ok(device.sync()?)
 }
 
 fn directory(path: &Path, error: std::io::Error) -> StoreError {

@@ -7,6 +7,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 pub fn prepare() {
     raise_open_files();
     mark_io_flusher();
+    #[cfg(target_env = "gnu")]
+    bound_allocator();
+}
+
+/// Gives freed memory back to the system (P10): buffers of a block or more are mapped and unmapped
+/// one by one, and few arenas keep what the many threads have freed.
+#[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "glibc's knobs have no safe wrapper")]
+fn bound_allocator() {
+    const MAPPED_FROM: libc::c_int = 64 << 10;
+    const ARENAS: libc::c_int = 2;
+    // SAFETY: mallopt only sets two numbers of the allocator, and may be called at any time.
+    let set = unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM) == 1
+            && libc::mallopt(libc::M_ARENA_MAX, ARENAS) == 1
+    };
+    if !set {
+        log::debug!("the allocator keeps its defaults");
+    }
 }
 
 /// As many descriptors as may be had: each thread and each device takes some.

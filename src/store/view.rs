@@ -15,7 +15,7 @@ use crate::ondisk::{
 /// The catalog as of one commit. It never changes. Reading it takes no lock but those of the page
 /// cache, and fails only where a page can't be read or is damaged.
 #[derive(Clone)]
-pub struct View(Arc<State>);
+pub struct View(pub(super) Arc<State>);
 
 type Result<T> = std::result::Result<T, CatalogError>;
 
@@ -99,6 +99,24 @@ impl View {
         let first = snapshot_key(map, Epoch(0))?;
         let last = snapshot_key(map, Epoch::LIVE)?;
         self.all(&self.0.content.snapshots, first, last, snapshot_of)
+    }
+
+    /// The epoch of the newest snapshot of a map, hidden ones among them. Costs one look-up,
+    /// however many there are.
+    ///
+    /// # Errors
+    /// Where a page can't be read.
+    pub fn newest_snapshot(&self, map: MapId) -> Result<Option<Epoch>> {
+        let (first, last) = (
+            snapshot_key(map, Epoch(0))?,
+            snapshot_key(map, Epoch::LIVE)?,
+        );
+        let snapshots = &self.0.content.snapshots;
+        let found = snapshots.at_or_before(&self.0.pages, last)?;
+        let newest = found.filter(|entry| entry.key() >= first);
+        newest
+            .map(|entry| Ok(snapshot_of(entry.key(), entry.value())?.epoch))
+            .transpose()
     }
 
     /// A snapshot.

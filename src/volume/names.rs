@@ -2,13 +2,16 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
-use super::namespace::Namespace;
+use super::namespace::{Disk, Namespace, Snapshot};
 use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Attributes, NewDisk, Node, SetAttributes, VolumeError};
 use crate::base::{
-    BLOCK_SIZE, DiskId, Timestamp, check_disk_name, check_snapshot_name, split_snapshot_file_name,
+    BLOCK_SIZE, DiskId, Timestamp, check_disk_name, check_snapshot_name, snapshot_file_name,
+    split_snapshot_file_name,
 };
+use crate::cache::MapState;
 use crate::ondisk::journal::{NewDiskOp, Op};
+use crate::store::View;
 
 /// The write bits of a mode.
 const WRITE_BITS: u32 = 0o222;
@@ -44,14 +47,7 @@ impl Volumes {
     fn disk_attributes(&self, id: DiskId) -> Result<Attributes> {
         let disk = self.disk(id)?;
         let size = disk.size.load(Relaxed);
-        let destaged = self
-            .cache
-            .catalog()
-            .view()
-            .disk(id)?
-            .map_or(0, |record| record.allocated * BLOCK_SIZE);
-        let allocated =
-            (destaged + self.cache.queued_bytes(id)).min(size.next_multiple_of(BLOCK_SIZE));
+        let allocated = self.disk_allocated(&disk)?;
         let meta = disk.meta.lock();
         let modified = Timestamp(disk.modified.load(Relaxed));
         Ok(Attributes {
@@ -71,12 +67,7 @@ impl Volumes {
 
     fn snapshot_attributes(&self, node: Node) -> Result<Attributes> {
         let snapshot = self.snapshot_of(node)?;
-        let record = self
-            .cache
-            .catalog()
-            .view()
-            .snapshot(snapshot.map.id, snapshot.epoch)?;
-        let allocated = record.map_or(0, |record| record.allocated * BLOCK_SIZE);
+        let allocated = self.snapshot_allocated(&snapshot)?;
         Ok(Attributes {
             node,
             size: snapshot.size,
@@ -90,6 +81,33 @@ impl Volumes {
             created: snapshot.created,
             linked: !snapshot.meta.lock().hidden,
         })
+    }
+
+    /// Allocated bytes of a disk, those that wait in the cache among them, and for a clone those
+    /// of what it stands on. Overwritten blocks may count twice. Never 0 for a disk that has
+    /// data: archivers take such a file for one hole.
+    pub(super) fn disk_allocated(&self, disk: &Disk) -> Result<u64> {
+        // The queue first: what leaves it afterwards is in the catalog already.
+        let queued = self.cache.queued_bytes(disk.id);
+        let view = self.cache.catalog().view();
+        let own = view.disk(disk.id)?.map_or(0, |record| record.allocated);
+        let below = below(&view, &disk.map.read().clone())?;
+        let size = disk.size.load(Relaxed).next_multiple_of(BLOCK_SIZE);
+        Ok(((own + below) * BLOCK_SIZE + queued).min(size))
+    }
+
+    /// Allocated bytes of the disk at the marker; while the marker is queued, about as many as
+    /// the disk has now.
+    pub(super) fn snapshot_allocated(&self, snapshot: &Snapshot) -> Result<u64> {
+        let view = self.cache.catalog().view();
+        let size = snapshot.size.next_multiple_of(BLOCK_SIZE);
+        if let Some(record) = view.snapshot(snapshot.map.id, snapshot.epoch)? {
+            let blocks = record.allocated + below(&view, &snapshot.map)?;
+            return Ok((blocks * BLOCK_SIZE).min(size));
+        }
+        let disk = self.names.read().disk_over(snapshot.map.id);
+        let now = disk.map_or(Ok(0), |disk| self.disk_allocated(&disk))?;
+        Ok(now.max(BLOCK_SIZE).min(size))
     }
 
     /// Changes attributes; resizes where a size is given.
@@ -225,25 +243,18 @@ impl Volumes {
     fn rename_disk(&self, from: &str, to: &str, replace: bool) -> Result<()> {
         check_disk_name(to)?;
         if replace && self.lookup(to).is_some() {
+            // What will refuse the rename must do so before anything is deleted for it.
+            may_rename(&self.names.read(), from, to)?;
             match self.remove(to) {
                 Ok(()) | Err(VolumeError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         let _entered = self.commit_op(|names, _| {
-            names.disk_named(from)?;
             if names.lookup(to).is_some() {
                 return Err(VolumeError::Exists(to.to_owned()));
             }
-            let theirs = names.snapshots_of(to);
-            for (name, _) in names.snapshots_of(from) {
-                check_snapshot_name(to, &name)?;
-                if theirs.iter().any(|(taken, _)| *taken == name) {
-                    return Err(VolumeError::Exists(crate::base::snapshot_file_name(
-                        to, &name,
-                    )));
-                }
-            }
+            may_rename(names, from, to)?;
             Ok(Op::Rename {
                 from: from.to_owned(),
                 to: to.to_owned(),
@@ -345,6 +356,32 @@ impl Volumes {
         }
         Ok(())
     }
+}
+
+/// Blocks of data of the snapshots that a map stands on.
+fn below(view: &View, map: &MapState) -> Result<u64> {
+    let mut blocks = 0;
+    let mut origin = map.origin.as_ref();
+    while let Some(under) = origin {
+        let record = view.snapshot(under.map.id, under.epoch)?;
+        // Its marker may still be queued; then it has some.
+        blocks += record.map_or(1, |record| record.allocated);
+        origin = under.map.origin.as_ref();
+    }
+    Ok(blocks)
+}
+
+/// Whether the disk can have the name as far as its snapshots go: they will be named after it.
+fn may_rename(names: &Namespace, from: &str, to: &str) -> Result<()> {
+    names.disk_named(from)?;
+    let theirs = names.snapshots_of(to);
+    for (name, _) in names.snapshots_of(from) {
+        check_snapshot_name(to, &name)?;
+        if theirs.iter().any(|(taken, _)| *taken == name) {
+            return Err(VolumeError::Exists(snapshot_file_name(to, &name)));
+        }
+    }
+    Ok(())
 }
 
 /// The op that deletes a disk: at once, or when its last handle closes.

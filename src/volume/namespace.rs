@@ -166,6 +166,12 @@ impl Namespace {
         self.names.iter()
     }
 
+    /// The disk that writes to this map.
+    pub(crate) fn disk_over(&self, map: MapId) -> Option<Arc<Disk>> {
+        let over = |disk: &&Arc<Disk>| disk.map.read().id == map;
+        self.disks.values().find(over).cloned()
+    }
+
     pub(crate) fn disk_named(&self, name: &str) -> Result<Arc<Disk>> {
         match self.lookup(name) {
             Some(Node::Disk(id)) => self.disk(id),

@@ -7,7 +7,7 @@ use super::{
     CacheStatus, DeviceStatus, DiskStatus, JournalStatus, Node, PoolStatus, PoolUsage,
     SnapshotStatus, Status,
 };
-use crate::base::{BLOCK_SIZE, Timestamp};
+use crate::base::Timestamp;
 
 /// RFC 3339 in UTC, to the second.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
@@ -130,9 +130,7 @@ impl Volumes {
                     disk: meta.disk_name.clone(),
                     name: meta.name.clone(),
                     size: snapshot.size,
-                    allocated: record
-                        .as_ref()
-                        .map_or(0, |record| record.allocated * BLOCK_SIZE),
+                    allocated: self.snapshot_allocated(&snapshot).unwrap_or_default(),
                     created: rfc3339(snapshot.created),
                     queued: record.is_none(),
                 };

@@ -3,7 +3,15 @@
 //! detached but what was started here.
 
 // Each test program uses another part of this.
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs, unused_imports)]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+pub mod engine;
+pub mod invariants;
+pub mod model;
+mod random;
+
+pub use random::{Random, seeds};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -276,6 +284,19 @@ impl TestStore {
         daemon.kill().expect("a child that runs");
         daemon.wait().expect("a child");
         self.detach();
+    }
+
+    /// Notes that the daemon was killed; its mount is left as it is.
+    pub fn crashed(&mut self) {
+        let mut daemon = self.daemon.take().expect("it was mounted");
+        daemon.wait().expect("a child");
+    }
+
+    /// Closes this file, ends the mount in order, and serves the store again.
+    #[track_caller]
+    pub fn remount_with(&mut self, file: File) {
+        drop(file);
+        self.remount();
     }
 
     /// Gives a command to `.control`; the errno is in the error.

@@ -35,24 +35,35 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The changes that turn the view's records into the draft's.
-    pub fn changes(self) -> Vec<Change> {
-        let disks = self
-            .disks
-            .into_iter()
-            .map(|(id, disk)| disk.map_or(Change::RemoveDisk(id), Change::PutDisk));
-        let maps = self
-            .maps
-            .into_iter()
-            .map(|(id, map)| map.map_or(Change::RemoveMap(id), Change::PutMap));
-        let snapshots = self.snapshots.into_iter().map(|((map, epoch), snapshot)| {
-            snapshot.map_or(Change::RemoveSnapshot(map, epoch), Change::PutSnapshot)
-        });
-        disks
-            .chain(maps)
-            .chain(snapshots)
-            .chain([Change::SetMarks(self.marks)])
-            .collect()
+    /// The changes that turn the view's records into the draft's. What came and went within the
+    /// draft is not in them: the catalog refuses to remove what it never had.
+    pub fn changes(self) -> Result<Vec<Change>, CacheError> {
+        let mut changes = Vec::new();
+        for (id, disk) in self.disks {
+            match disk {
+                Some(disk) => changes.push(Change::PutDisk(disk)),
+                None if self.view.disk(id)?.is_some() => changes.push(Change::RemoveDisk(id)),
+                None => {}
+            }
+        }
+        for (id, map) in self.maps {
+            match map {
+                Some(map) => changes.push(Change::PutMap(map)),
+                None if self.view.map(id)?.is_some() => changes.push(Change::RemoveMap(id)),
+                None => {}
+            }
+        }
+        for ((map, epoch), snapshot) in self.snapshots {
+            match snapshot {
+                Some(snapshot) => changes.push(Change::PutSnapshot(snapshot)),
+                None if self.view.snapshot(map, epoch)?.is_some() => {
+                    changes.push(Change::RemoveSnapshot(map, epoch));
+                }
+                None => {}
+            }
+        }
+        changes.push(Change::SetMarks(self.marks));
+        Ok(changes)
     }
 
     pub fn apply(&mut self, pending: &PendingOp) -> Result<(), CacheError> {

@@ -5,7 +5,7 @@
 
 use super::super::CacheError;
 use super::work::Work;
-use crate::base::{BlockMask, Epoch, MapId, SegmentNo};
+use crate::base::{BlockMask, Epoch, MapId, Place, SegmentNo};
 use crate::ondisk::{Change, Descriptor, VersionKey};
 use crate::store::{Pool, View};
 
@@ -128,72 +128,107 @@ impl Seen {
         pool: &Pool,
         work: &mut Work,
     ) -> Result<(), CacheError> {
-        let full = BlockMask::full(view.geometry());
-        let mut above: Option<(VersionKey, Descriptor)> = None;
-        let mut merged = false;
+        let mut above: Option<Merge> = None;
         for (key, descriptor) in versions.iter().rev() {
             if self.sees(key, descriptor) {
-                put_if(merged, above, work);
-                (above, merged) = (Some((*key, *descriptor)), false);
+                if let Some(merge) = above.replace(Merge::into(*key, *descriptor)) {
+                    merge.plan(view, pool, work)?;
+                }
                 continue;
             }
             work.changes.push(Change::RemoveVersion(*key));
             match &mut above {
-                Some((_, upper)) if upper.covered() != full => {
-                    merge(upper, descriptor, view, pool, work)?;
-                    merged = true;
-                }
-                _ => {
-                    if let Some(place) = descriptor.place {
-                        work.retire(place);
-                    }
-                }
+                Some(merge) => merge.take(descriptor, view),
+                None => descriptor.place.into_iter().for_each(|at| work.retire(at)),
             }
         }
-        put_if(merged, above, work);
+        match above {
+            Some(merge) => merge.plan(view, pool, work),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A version that stays, and what shows through its gaps of those below it that go.
+///
+/// All of them are gathered before anything is copied: a copy reads what lies on the devices, and
+/// what another copy of the same commit is about to write is not there yet.
+struct Merge {
+    key: VersionKey,
+    descriptor: Descriptor,
+    /// The slots, each with the blocks that it had and those of them that count; that of the
+    /// version itself is the first, if it has one.
+    sources: Vec<MergeSource>,
+    merged: bool,
+}
+
+struct MergeSource {
+    place: Place,
+    had: BlockMask,
+    shows: BlockMask,
+}
+
+impl Merge {
+    fn into(key: VersionKey, descriptor: Descriptor) -> Self {
+        let own = descriptor.place.map(|place| MergeSource {
+            place,
+            had: descriptor.data,
+            shows: descriptor.data,
+        });
+        Self {
+            key,
+            descriptor,
+            sources: own.into_iter().collect(),
+            merged: false,
+        }
+    }
+
+    /// Takes in what shows of `lower`, the next one below.
+    fn take(&mut self, lower: &Descriptor, view: &View) {
+        let gaps = BlockMask::full(view.geometry()).minus(&self.descriptor.covered());
+        let shows = lower.data.and(&gaps);
+        self.descriptor.data = self.descriptor.data.or(&shows);
+        self.descriptor.zero = self.descriptor.zero.or(&lower.zero.and(&gaps));
+        self.merged = true;
+        self.sources.extend(lower.place.map(|place| MergeSource {
+            place,
+            had: lower.data,
+            shows,
+        }));
+    }
+
+    /// Moves all that counts into the slot that has the most of it, so that the fewest blocks
+    /// move. What is written there nobody reads before the commit: in the version's own slot it
+    /// was a gap, in that of a lower one it was hidden; so a crash before the commit does no harm.
+    fn plan(self, view: &View, pool: &Pool, work: &mut Work) -> Result<(), CacheError> {
+        let Self {
+            key,
+            mut descriptor,
+            sources,
+            merged,
+        } = self;
+        if !merged {
+            return Ok(());
+        }
+        let most = sources
+            .iter()
+            .rev()
+            .filter(|source| !source.shows.is_empty())
+            .max_by_key(|source| source.shows.count());
+        descriptor.place = most.map(|source| source.place);
+        for source in &sources {
+            match descriptor.place {
+                Some(to) if to == source.place => {
+                    work.punch(to, source.had.minus(&descriptor.data));
+                }
+                Some(to) => {
+                    work.copy(pool, view, source.place, to, &source.shows)?;
+                    work.retire(source.place);
+                }
+                None => work.retire(source.place),
+            }
+        }
+        work.changes.push(Change::PutVersion(key, descriptor));
         Ok(())
     }
-}
-
-fn put_if(merged: bool, version: Option<(VersionKey, Descriptor)>, work: &mut Work) {
-    if let Some((key, descriptor)) = version.filter(|_| merged) {
-        work.changes.push(Change::PutVersion(key, descriptor));
-    }
-}
-
-/// Takes into `upper` what shows of `lower` through its gaps. Whichever way moves fewer blocks:
-/// into the upper's slot, whose gaps nobody reads, or into the lower's, whose hidden blocks nobody
-/// reads; so a crash before the commit does no harm.
-fn merge(
-    upper: &mut Descriptor,
-    lower: &Descriptor,
-    view: &View,
-    pool: &Pool,
-    work: &mut Work,
-) -> Result<(), CacheError> {
-    let gaps = BlockMask::full(view.geometry()).minus(&upper.covered());
-    let showing = lower.data.and(&gaps);
-    upper.zero = upper.zero.or(&lower.zero.and(&gaps));
-    let Some(below) = lower.place else {
-        return Ok(());
-    };
-    if showing.is_empty() {
-        work.retire(below);
-        return Ok(());
-    }
-    match upper.place {
-        Some(place) if showing.count() <= upper.data.count() => {
-            work.copy(pool, view, below, place, &showing)?;
-            work.retire(below);
-        }
-        Some(place) => {
-            work.copy(pool, view, place, below, &upper.data)?;
-            work.retire(place);
-            work.punch(below, lower.data.minus(&showing).minus(&upper.data));
-            upper.place = Some(below);
-        }
-        None => upper.place = Some(below),
-    }
-    upper.data = upper.data.or(&showing);
-    Ok(())
 }

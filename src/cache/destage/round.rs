@@ -155,7 +155,7 @@ impl Destager {
         }
         let more = std::mem::take(&mut draft.reap);
         draft.marks = self.marks(&self.cache.queue.lock(), draft.marks);
-        let changes = draft.changes();
+        let changes = draft.changes()?;
         drop(view);
         self.cache.catalog.commit(&changes)?;
         self.reap(more);
@@ -210,7 +210,7 @@ impl Destager {
             std::mem::take(&mut draft.reap),
             std::mem::take(&mut draft.removed),
         );
-        let changes = draft.changes();
+        let changes = draft.changes()?;
         drop(view);
         self.cache.catalog.commit(&changes)?;
         let mut queue = self.cache.queue.lock();
@@ -427,10 +427,7 @@ fn context<'a>(cache: &'a Cache, view: &'a View, run: &Run) -> Result<Context<'a
         geometry: cache.geometry,
         map: map.id,
         epoch: run.epoch,
-        newest_snapshot: view
-            .snapshots_of(map.id)?
-            .last()
-            .map(|snapshot| snapshot.epoch),
+        newest_snapshot: view.newest_snapshot(map.id)?,
         origin: map.origin,
         copy_on_write: cache.journal.is_none(),
     })

@@ -7,6 +7,7 @@ use clap::Args;
 use crate::cli::client::Mount;
 use crate::cli::exit::Failure;
 use crate::cli::output::print;
+use crate::cli::progress::spinner;
 
 const EXAMPLES: &str = "\
 Example:
@@ -27,6 +28,7 @@ impl Flush {
     /// Flushes.
     pub fn run(self) -> Result<(), Failure> {
         let mount = Mount::at_or_only(self.mountpoint.as_deref())?;
-        print(&mount.command("flush")?)
+        let flush = || mount.command("flush");
+        print(&spinner("moving the cache to the devices", flush)?)
     }
 }

@@ -12,7 +12,7 @@ const THREADS: usize = 16;
 const WRITES: usize = 4096;
 /// Bytes parked at the most. Beyond that the thread that took the write waits with it, and the
 /// kernel with what it has not sent yet.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 8 << 20;
 
 /// The parking place.
 pub(super) struct Parking {
