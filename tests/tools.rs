@@ -295,7 +295,7 @@ fn fio(file: &str, jobs: &str) {
         "fio",
         format!(
             "--name=verify --filename={file} --verify=crc32c --do_verify=1 --verify_fatal=1 \
-             --verify_backlog=2048 --randrepeat=1 --group_reporting --output-format=terse {jobs}"
+             --verify_backlog=2048 --randrepeat=1 --verify_state_save=0 --group_reporting --output-format=terse {jobs}"
         )
         .split(' '),
     );
