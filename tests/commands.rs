@@ -1,6 +1,8 @@
 //! Commands to a mounted store, by `.control` and by the program, and what stops a store from
 //! being mounted.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::fs::{self, File};
@@ -241,6 +243,10 @@ fn a_device_is_added_while_mounted() {
     assert_eq!(list.len(), 3, "{list:?}");
     let again = refused(["device", "add", &mnt, device.device()]);
     assert_eq!(again.0, 4, "{}", again.1);
+    let tiny = store.dir().join("tiny");
+    let (code, said) = refused(["device", "add", &mnt, &format!("{}:64KiB", tiny.display())]);
+    assert!(code == 2 && said.contains("too small"), "{code}: {said}");
+    assert!(!tiny.exists(), "nothing is left of what was refused");
     // What holds something else is not taken.
     let taken = store.dir().join("taken.img");
     sh(&format!(
@@ -254,6 +260,25 @@ fn a_device_is_added_while_mounted() {
     assert_eq!(common::checksum(&store.disk("vm1.img")), sum);
     store.unmount();
     drop(device);
+}
+
+#[test]
+fn devices_added_at_once_get_numbers_of_their_own() {
+    if !able(&[]) {
+        return;
+    }
+    let mut store = TestStore::with(&["--size", "64MiB"]);
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let store = &store;
+            let path = store.dir().join(format!("more{number}"));
+            let line = format!("device-add {}:64MiB", path.display());
+            scope.spawn(move || store.control(&line).unwrap());
+        }
+    });
+    assert_eq!(store.status()["devices"].as_array().unwrap().len(), 7);
+    store.remount();
+    assert_eq!(store.status()["devices"].as_array().unwrap().len(), 7);
 }
 
 #[test]
