@@ -1,5 +1,7 @@
 //! A disk is a file: every way of reading and writing one gives what it gives elsewhere.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::fs::{File, OpenOptions};

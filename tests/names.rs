@@ -1,5 +1,7 @@
 //! Names and attributes: what makes, shows, renames and deletes disks and snapshots in a mount.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::fs::{self, File, OpenOptions, Permissions};

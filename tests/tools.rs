@@ -1,6 +1,8 @@
 //! The tools that people use on disk images, unchanged: qemu-img, qemu-io, dd, cp, rsync, tar,
 //! fallocate, fio and fsx.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod common;
 
 use std::os::unix::fs::MetadataExt;
