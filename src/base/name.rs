@@ -32,7 +32,23 @@ pub enum NameError {
 /// # Errors
 /// Where no disk can have it, saying why.
 pub fn check_disk_name(name: &str) -> Result<(), NameError> {
-    check(name)
+    match name.strip_prefix('.') {
+        Some(rest) if is_rsync_temporary(name) && name.len() <= NAME_MAX => check(rest),
+        _ => check(name),
+    }
+}
+
+/// Whether this is what rsync calls a file until it is complete: `.NAME.XXXXXX`. It is the one
+/// kind of name with a leading dot that a disk may have, so that rsync works without options.
+fn is_rsync_temporary(name: &str) -> bool {
+    let parts = name
+        .strip_prefix('.')
+        .and_then(|rest| rest.rsplit_once('.'));
+    parts.is_some_and(|(stem, random)| {
+        !stem.is_empty()
+            && random.len() == 6
+            && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
 }
 
 /// Checks the part of a snapshot's name after the `@`.
@@ -91,6 +107,17 @@ mod tests {
         for good in ["vm1.img", "Größe", "2026-11-20T21-30-00Z", "a.b-c_d+e"] {
             assert_eq!(check_disk_name(good), Ok(()), "{good:?}");
         }
+        assert!(check_disk_name(".vm1.img.8AfteT").is_ok(), "rsync's");
+        for bad in [
+            ".vm1.img",
+            ".a.12345",
+            "..123456",
+            "..a.123456",
+            ".a@b.123456",
+        ] {
+            assert!(check_disk_name(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_snapshot_name("vm1.img", ".a.123456").is_err());
         assert!(check_disk_name(&"x".repeat(255)).is_ok());
         assert!(check_snapshot_name(&"x".repeat(250), "12345").is_err());
     }

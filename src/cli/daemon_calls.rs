@@ -9,9 +9,10 @@ use super::progress;
 use crate::base::ByteSize;
 use crate::config::LockError;
 use crate::control::DeviceSpec;
-use crate::daemon::background::Readiness;
+use crate::daemon::background::{BackgroundError, Readiness};
 use crate::daemon::init::NewStore;
 use crate::daemon::mount::{MountError, Mounting};
+use crate::daemon::mountpoint::MountpointError;
 use crate::daemon::store::StoreError;
 use crate::daemon::unmount::UnmountError;
 
@@ -156,10 +157,24 @@ pub fn mount(options: &MountOptions) -> Result<(), Failure> {
             served
         }
     };
-    served.map_err(|error| match &error {
-        MountError::Store(store) => store_failure(store),
-        _ => Failure::failed(error.to_string()),
-    })
+    served.map_err(|error| mount_failure(&error))
+}
+
+fn mount_failure(error: &MountError) -> Failure {
+    let exit = match error {
+        MountError::Store(store) => return store_failure(store),
+        MountError::Mountpoint(MountpointError::Missing(_)) => Exit::NotFound,
+        MountError::Mountpoint(MountpointError::Mounted { .. }) => Exit::Busy,
+        MountError::Mountpoint(
+            MountpointError::NotADirectory(_) | MountpointError::HidesStore(_),
+        ) => Exit::Usage,
+        // The other process went through this function already.
+        MountError::Background(BackgroundError::Refused {
+            code: Some(code), ..
+        }) => Exit::from_code(*code),
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
 }
 
 fn store_failure(error: &StoreError) -> Failure {

@@ -37,6 +37,24 @@ Exit codes:
   6  the pool is full
   7  not permitted, or the target is a snapshot (snapshots do not change)";
 
+impl Exit {
+    /// The one with this code, from another process of this program.
+    #[must_use]
+    pub fn from_code(code: i32) -> Self {
+        let all = [
+            Self::Ok,
+            Self::Usage,
+            Self::NotFound,
+            Self::Exists,
+            Self::Busy,
+            Self::NoSpace,
+            Self::Denied,
+        ];
+        let found = all.into_iter().find(|exit| *exit as i32 == code);
+        found.unwrap_or(Self::Failed)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

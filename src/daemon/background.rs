@@ -21,8 +21,13 @@ const READY: &[u8] = b"ready\n";
 #[derive(Debug, thiserror::Error)]
 pub enum BackgroundError {
     /// The child started and said why it can't serve.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{why}")]
+    Refused {
+        /// Its words.
+        why: String,
+        /// The exit code that it ended with.
+        code: Option<i32>,
+    },
     /// The child ended without a word.
     #[error("the background process ended early ({status}); its log is {}", log.display())]
     Died {
@@ -70,7 +75,10 @@ pub fn start(arguments: &[OsString], log: &Path) -> Result<u32, BackgroundError>
             status: status.to_string(),
             log: log.to_owned(),
         }),
-        error => Err(BackgroundError::Refused(error.to_owned())),
+        why => Err(BackgroundError::Refused {
+            why: why.to_owned(),
+            code: status.code(),
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::VolumeError;
 use super::volumes::{Result, Volumes};
-use crate::base::DeviceNo;
+use crate::base::{ByteSize, DeviceNo};
 use crate::cache::CacheError;
 use crate::device::{Device, FileDevice, Fill, OpenMode};
 use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
@@ -19,6 +19,7 @@ impl Volumes {
     /// # Errors
     /// Where it can't be opened or made, holds something, or is too small.
     pub fn add_device(&self, path: &str, size: Option<u64>) -> Result<u16> {
+        let _one_at_a_time = self.adding_device.lock();
         let view = self.cache.catalog().view();
         let devices = view.devices()?;
         let full = self.config.store_dir.join(path);
@@ -33,11 +34,21 @@ impl Volumes {
             .map(|record| record.device.next())
             .max()
             .unwrap_or(DeviceNo(0));
+        let big_enough = |len| match slots_for(len, self.geometry) {
+            0 => Err(VolumeError::Invalid(format!(
+                "{} has {}, too small for a single segment",
+                full.display(),
+                ByteSize(len)
+            ))),
+            slots => Ok(slots),
+        };
+        // Before a file of that size is made.
+        size.map_or(Ok(0), big_enough)?;
         let device = open_or_create(&full, size)?;
         let len = size.map_or(device.len(), |size| size.min(device.len()));
         let mut uuid = [0; 16];
         getrandom::fill(&mut uuid).map_err(|error| VolumeError::Io(error.to_string()))?;
-        let slots = slots_for(len, self.geometry);
+        let slots = big_enough(len)?;
         let record = DeviceRecord {
             device: number,
             uuid,

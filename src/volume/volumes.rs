@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::namespace::{Disk, Namespace, Snapshot};
 use super::{Metrics, Node, VolumeError};
@@ -36,6 +36,8 @@ pub struct Volumes {
     pub(crate) geometry: Geometry,
     /// The largest record that a write makes, in bytes.
     pub(super) largest_write: u64,
+    /// Held while a device is added, so that no two get one number. Nothing else waits for it.
+    pub(super) adding_device: Mutex<()>,
 }
 
 impl Volumes {
@@ -62,6 +64,7 @@ impl Volumes {
             config,
             geometry,
             largest_write,
+            adding_device: Mutex::default(),
         });
         volumes.finish_removals()?;
         Ok(volumes)

@@ -16,6 +16,7 @@ pub use random::{Random, seeds};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -49,7 +50,11 @@ pub fn able(tools: &[(&str, &str)]) -> bool {
 #[must_use]
 pub fn require(tool: &str, package: &str) -> bool {
     let found = find(tool).is_some();
-    found || missing(&format!("needs {tool}: apt-get install {package}"))
+    let install = match package {
+        package if package.starts_with("cargo ") => package.to_owned(),
+        package => format!("apt-get install {package}"),
+    };
+    found || missing(&format!("needs {tool}: {install}"))
 }
 
 /// Where a tool is. Also where `cargo install` puts one.
@@ -457,10 +462,12 @@ impl Mounted {
         &self.at
     }
 
-    /// Unmounts it; it must not be in use.
+    /// Unmounts it; it must not be in use for long.
     #[track_caller]
     pub fn unmount(self) {
-        run("umount", [&self.at]);
+        wait_until("unmounted", || {
+            execute("umount", [&self.at]).1.status.success()
+        });
         std::mem::forget(self);
     }
 }
@@ -483,14 +490,15 @@ fn mounts() -> Vec<PathBuf> {
     points.map(PathBuf::from).collect()
 }
 
-/// A child that is ended when dropped.
+/// A child that is ended when dropped, with all that it started.
 pub struct Running(pub Child);
 
 impl Running {
-    /// Starts a line of shell in the background. Let the line `exec` what it starts.
+    /// Starts a line of shell in the background, in a process group of its own.
     pub fn sh(line: &str) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-euc", line]).stdin(Stdio::null());
+        shell.process_group(0);
         Self(shell.spawn().expect("sh"))
     }
 
@@ -502,7 +510,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let group = rustix::process::Pid::from_child(&self.0);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.0.wait();
     }
 }
