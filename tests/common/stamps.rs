@@ -374,9 +374,9 @@ impl Checker {
         while self.done < newest as usize {
             self.apply_next();
         }
-        let mut first_wrong = None;
+        let mut wrong = String::new();
         loop {
-            let wrong = images.iter().find_map(|(disk, found)| {
+            let differs = images.iter().find_map(|(disk, found)| {
                 mine(*disk)
                     .map(|block| (block, self.state[block as usize], seen(*disk, found, block)))
                     .find(|(_, expected, got)| expected != got)
@@ -392,24 +392,39 @@ impl Checker {
                 self.apply_next();
             }
             let to = self.done as u32;
-            if wrong.is_none() && to >= bounds.acked && from <= bounds.begun {
-                return Ok(to.min(bounds.begun));
+            match differs {
+                None if to >= bounds.acked && from <= bounds.begun => {
+                    return Ok(to.min(bounds.begun));
+                }
+                None => wrong += &format!("\n  it holds the first {from} to {to}"),
+                Some((block, expected, got)) => {
+                    wrong += &format!(
+                        "\n  it does not hold the first {from}: block {block} is from {got}, \
+                         not {expected}; operations there: {:?}",
+                        self.operations_on(block)
+                    );
+                }
             }
-            let wrong = wrong.map_or_else(
-                || format!("holds its first {from} to {to} operations, not {bounds:?}"),
-                |(block, expected, got)| {
-                    format!(
-                        "is no prefix (newest {newest}, {bounds:?}): block {block} is from {got}, not {expected}"
-                    )
-                },
-            );
-            let wrong = first_wrong.get_or_insert(wrong);
             // A discard behind the newest write leaves no stamp: it may have happened or not.
             match self.log.get(self.done) {
                 Some(op) if op.kind == Kind::Discard => self.apply_next(),
-                _ => return Err(format!("writer {writer}: the image {wrong}")),
+                _ => {
+                    return Err(format!(
+                        "writer {writer}, whose newest operation in it is {newest}, is to be \
+                         there with {bounds:?}:{wrong}"
+                    ));
+                }
             }
         }
+    }
+
+    /// The last operations on a block, with their numbers.
+    fn operations_on(&self, block: u32) -> Vec<(usize, Kind, u32, u32)> {
+        let on = |op: &&(usize, &Op)| (op.1.block..op.1.block + op.1.count).contains(&block);
+        let numbered: Vec<(usize, &Op)> = (1..).zip(&self.log).collect();
+        let there = numbered.iter().rev().filter(on);
+        let shown = there.map(|(number, op)| (*number, op.kind, op.block, op.count));
+        shown.take(5).collect()
     }
 }
 
