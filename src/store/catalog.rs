@@ -233,3 +233,25 @@ impl Catalog {
 fn dirty_bytes(writer: &Writer) -> usize {
     usize::try_from(writer.dirty).unwrap_or(0) * NODE_BYTES
 }
+
+#[cfg(test)]
+impl Catalog {
+    /// Pages that the allocator calls in use, and those that the roots and the trees' nodes take.
+    pub(super) fn pages_in_use(&self) -> (u64, u64) {
+        let writer = self.writer.lock();
+        let mut content = self.published.load().content.clone();
+        let mut nodes = writer.page_map.all_nodes(&self.pages);
+        for tree in content.trees() {
+            nodes += tree.all_nodes(&self.pages);
+        }
+        (writer.alloc.in_use(), nodes + 2)
+    }
+
+    /// Nodes in the page cache, and changed ones.
+    pub(super) fn resident_nodes(&self) -> usize {
+        let mut content = self.published.load().content.clone();
+        let dirty: usize = content.trees().iter().map(|tree| tree.dirty_nodes()).sum();
+        assert_eq!(dirty as i64, self.writer.lock().dirty);
+        self.pages.cached() + dirty
+    }
+}

@@ -24,9 +24,9 @@ pub enum CatalogError {
         /// The device.
         device: String,
         /// What is wrong with page 0.
-        first: FormatError,
+        first: Box<FormatError>,
         /// What is wrong with page 1.
-        second: FormatError,
+        second: Box<FormatError>,
     },
     /// A root that says why it can't be used.
     #[error("can't open the catalog in {device}: {source}")]

@@ -139,7 +139,7 @@ fn newest_root(pages: &dyn Device) -> Result<Root, CatalogError> {
             Err(CatalogError::NotAStore { device: device() })
         }
         (Err(first), Err(second)) => {
-            let device = device();
+            let (device, first, second) = (device(), Box::new(first), Box::new(second));
             Err(CatalogError::RootsDamaged {
                 device,
                 first,

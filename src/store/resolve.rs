@@ -117,7 +117,11 @@ impl View {
         Ok(found)
     }
 
-    fn own_segments(
+    /// As [`mapped_segments`](Self::mapped_segments), without what the map stands on.
+    ///
+    /// # Errors
+    /// Where the catalog can't be read.
+    pub fn own_segments(
         &self,
         map: MapId,
         at: At,

@@ -15,7 +15,7 @@ use crate::ondisk::{
 /// The catalog as of one commit. It never changes. Reading it takes no lock but those of the page
 /// cache, and fails only where a page can't be read or is damaged.
 #[derive(Clone)]
-pub struct View(Arc<State>);
+pub struct View(pub(super) Arc<State>);
 
 type Result<T> = std::result::Result<T, CatalogError>;
 

@@ -6,7 +6,8 @@ use super::namespace::{Disk, Namespace, Snapshot};
 use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Attributes, NewDisk, Node, SetAttributes, VolumeError};
 use crate::base::{
-    BLOCK_SIZE, DiskId, Timestamp, check_disk_name, check_snapshot_name, split_snapshot_file_name,
+    BLOCK_SIZE, DiskId, Timestamp, check_disk_name, check_snapshot_name, snapshot_file_name,
+    split_snapshot_file_name,
 };
 use crate::cache::MapState;
 use crate::ondisk::journal::{NewDiskOp, Op};
@@ -242,25 +243,18 @@ impl Volumes {
     fn rename_disk(&self, from: &str, to: &str, replace: bool) -> Result<()> {
         check_disk_name(to)?;
         if replace && self.lookup(to).is_some() {
+            // What will refuse the rename must do so before anything is deleted for it.
+            may_rename(&self.names.read(), from, to)?;
             match self.remove(to) {
                 Ok(()) | Err(VolumeError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         let _entered = self.commit_op(|names, _| {
-            names.disk_named(from)?;
             if names.lookup(to).is_some() {
                 return Err(VolumeError::Exists(to.to_owned()));
             }
-            let theirs = names.snapshots_of(to);
-            for (name, _) in names.snapshots_of(from) {
-                check_snapshot_name(to, &name)?;
-                if theirs.iter().any(|(taken, _)| *taken == name) {
-                    return Err(VolumeError::Exists(crate::base::snapshot_file_name(
-                        to, &name,
-                    )));
-                }
-            }
+            may_rename(names, from, to)?;
             Ok(Op::Rename {
                 from: from.to_owned(),
                 to: to.to_owned(),
@@ -375,6 +369,19 @@ fn below(view: &View, map: &MapState) -> Result<u64> {
         origin = under.map.origin.as_ref();
     }
     Ok(blocks)
+}
+
+/// Whether the disk can have the name as far as its snapshots go: they will be named after it.
+fn may_rename(names: &Namespace, from: &str, to: &str) -> Result<()> {
+    names.disk_named(from)?;
+    let theirs = names.snapshots_of(to);
+    for (name, _) in names.snapshots_of(from) {
+        check_snapshot_name(to, &name)?;
+        if theirs.iter().any(|(taken, _)| *taken == name) {
+            return Err(VolumeError::Exists(snapshot_file_name(to, &name)));
+        }
+    }
+    Ok(())
 }
 
 /// The op that deletes a disk: at once, or when its last handle closes.

@@ -48,35 +48,24 @@ impl Volumes {
             return Ok(None);
         }
         let blocks = |segment: SegmentNo| self.geometry.first_block(segment).0;
-        let mut known = None;
+        let mut found: Option<SegmentNo> = None;
+        // Each map down to the last origin, in the cache and then in the catalog. Not left to the
+        // catalog alone: while the making of a clone is queued, that does not know its origin.
         let mut below = Some(image.clone());
         while let Some(image) = below {
-            let at = image.map.next_known(blocks(from), blocks(to), image.epoch);
-            known = known
-                .into_iter()
-                .chain(at.map(|at| self.geometry.locate(Block(at)).0))
-                .min();
+            let known = image
+                .map
+                .next_known(blocks(from), blocks(to), image.epoch)
+                .map(|at| self.geometry.locate(Block(at)).0);
+            let view = self.cache.catalog().view();
+            let mapped = view.own_segments(image.map.id, image.at(), from, to, 1)?;
+            found = found.into_iter().chain(known).chain(mapped).min();
             below = image.map.origin.as_ref().map(|o| Image {
                 map: o.map.clone(),
                 epoch: o.epoch,
             });
         }
-        let view = self.cache.catalog().view();
-        let mapped = match view.map(image.map.id)? {
-            Some(_) => view.mapped_segments(image.map.id, image.at(), from, to, 1)?,
-            // A clone whose making is still queued: what it stands on is known.
-            None => match &image.map.origin {
-                Some(origin) => view.mapped_segments(
-                    origin.map.id,
-                    crate::store::At::Epoch(origin.epoch),
-                    from,
-                    to,
-                    1,
-                )?,
-                None => Vec::new(),
-            },
-        };
-        Ok(known.into_iter().chain(mapped.first().copied()).min())
+        Ok(found)
     }
 
     fn next_hole(&self, image: &Image, offset: u64, size: u64) -> Result<u64> {

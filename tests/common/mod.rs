@@ -3,7 +3,15 @@
 //! detached but what was started here.
 
 // Each test program uses another part of this.
-#![allow(dead_code)]
+#![allow(dead_code, missing_docs, unused_imports)]
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+pub mod engine;
+pub mod invariants;
+pub mod model;
+mod random;
+
+pub use random::{Random, seeds};
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -12,6 +12,8 @@
 //! trying them in this order: a record counts only if its checksum, its sequence number and its
 //! session are the expected ones.
 
+#[cfg(test)]
+mod golden;
 mod header;
 mod op;
 mod record;

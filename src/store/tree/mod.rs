@@ -40,4 +40,10 @@ impl Tree {
             entries: root.entries,
         }
     }
+
+    /// How many entries it has.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> u64 {
+        self.entries
+    }
 }

@@ -57,3 +57,41 @@ impl Tree {
         Ok(ControlFlow::Continue(()))
     }
 }
+
+#[cfg(test)]
+impl Tree {
+    /// How many nodes it has, each checked against the rules of its place.
+    pub(crate) fn all_nodes(&self, pages: &Pages) -> u64 {
+        let top = self.top.as_ref();
+        top.map_or(0, |top| {
+            self.nodes_below(pages, top, self.level, 0, u128::MAX)
+        })
+    }
+
+    fn nodes_below(&self, pages: &Pages, child: &Child, level: u8, from: u128, to: u128) -> u64 {
+        let node = self.node(pages, child.clone(), level).unwrap();
+        assert!((1..=self.shape.capacity(level)).contains(&node.len()));
+        assert!(node.keys.windows(2).all(|pair| pair[0] < pair[1]));
+        match &node.body {
+            Body::Leaf(values) => {
+                assert_eq!((level, values.len()), (0, node.len() * self.shape.value));
+                assert!(node.keys[0] >= from && node.keys[node.len() - 1] <= to);
+                1
+            }
+            Body::Branch(children) => {
+                assert_eq!(children.len(), node.len());
+                let mut nodes = 1;
+                for (at, child) in children.iter().enumerate() {
+                    let from = if at == 0 {
+                        from
+                    } else {
+                        node.keys[at].max(from)
+                    };
+                    let to = node.keys.get(at + 1).map_or(to, |next| (next - 1).min(to));
+                    nodes += self.nodes_below(pages, child, level - 1, from, to);
+                }
+                nodes
+            }
+        }
+    }
+}

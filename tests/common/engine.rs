@@ -1,0 +1,176 @@
+//! A store over devices in memory, in one power domain.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use snapmark::base::{DeviceNo, Geometry};
+use snapmark::cache::{CacheConfig, CacheParts, create_journal};
+use snapmark::device::{CrashDisk, Device, Images};
+use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
+use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
+use snapmark::volume::{VolumeConfig, Volumes};
+
+pub const SEGMENT: u64 = 64 << 10;
+const STORE: [u8; 16] = [7; 16];
+
+/// How a store is made and opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub log: u64,
+    pub journal: u64,
+    /// Bytes of each of the two pool devices.
+    pub pool: u64,
+    pub cache: u64,
+    pub batch: u64,
+    pub interval: Duration,
+    pub volatile: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            log: 1 << 20,
+            journal: 4 << 20,
+            pool: 256 << 20,
+            cache: 2 << 20,
+            batch: 256 << 10,
+            interval: Duration::from_millis(3),
+            volatile: false,
+        }
+    }
+}
+
+/// An open store.
+pub struct Engine {
+    pub disk: CrashDisk,
+    pub catalog: Arc<Catalog>,
+    pub pool: Arc<Pool>,
+    pub volumes: Arc<Volumes>,
+    pub shape: Shape,
+}
+
+impl std::ops::Deref for Engine {
+    type Target = Volumes;
+
+    fn deref(&self) -> &Volumes {
+        &self.volumes
+    }
+}
+
+fn parts(disk: &CrashDisk, shape: &Shape) -> [Arc<dyn Device>; 3] {
+    [
+        disk.device("pages", 1 << 30),
+        disk.device("log", shape.log),
+        disk.device("journal", shape.journal),
+    ]
+}
+
+impl Engine {
+    /// A new store, open.
+    pub fn new(shape: Shape) -> Self {
+        let disk = CrashDisk::new();
+        let geometry = Geometry::from_segment_bytes(SEGMENT).unwrap();
+        let [pages, log, journal] = parts(&disk, &shape);
+        let mut changes = Vec::new();
+        for number in 0..2u16 {
+            let path = format!("pool{number}");
+            let device = disk.device(&path, shape.pool);
+            let record = DeviceRecord {
+                device: DeviceNo(number),
+                uuid: [number as u8; 16],
+                path,
+                slots: slots_for(shape.pool, geometry),
+            };
+            format(device.as_ref(), Uuid(STORE), &record, geometry, Force::No).unwrap();
+            changes.push(Change::AddDevice(record));
+        }
+        create_journal(journal.as_ref(), STORE).unwrap();
+        Catalog::create(pages.as_ref(), log.as_ref(), STORE, geometry).unwrap();
+        let catalog = Catalog::open(pages, log, CatalogConfig::default()).unwrap();
+        catalog.commit(&changes).unwrap();
+        catalog.checkpoint().unwrap();
+        drop(catalog);
+        Self::open(disk, shape)
+    }
+
+    /// Opens the store that is on these devices.
+    pub fn open(disk: CrashDisk, shape: Shape) -> Self {
+        let [pages, log, journal] = parts(&disk, &shape);
+        let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default()).unwrap());
+        let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
+        for record in catalog.view().devices().unwrap() {
+            let device = disk.device(&record.path, shape.pool);
+            pool.attach(&record, device).unwrap();
+        }
+        let pool = Arc::new(pool);
+        let cache = CacheConfig {
+            size: shape.cache,
+            volatile: shape.volatile,
+            interval: shape.interval,
+            batch: shape.batch,
+        };
+        let config = VolumeConfig {
+            cache,
+            priority: Box::new(|name| u8::from(name.ends_with('3'))),
+            store_dir: "/nowhere".into(),
+        };
+        let parts = CacheParts {
+            catalog: catalog.clone(),
+            pool: pool.clone(),
+            journal,
+        };
+        let volumes = Volumes::start(parts, config).unwrap();
+        Self {
+            disk,
+            catalog,
+            pool,
+            volumes,
+            shape,
+        }
+    }
+
+    /// Opens what a crash left.
+    pub fn open_images(images: &Images, shape: Shape) -> Self {
+        Self::open(CrashDisk::from_images(images), shape)
+    }
+
+    /// Closes it in order, and opens it again, on a fresh recording.
+    pub fn reopen(self) -> Self {
+        let shape = self.shape;
+        self.volumes.close_store().unwrap();
+        Self::open_images(&self.disk.kill_image(), shape)
+    }
+
+    /// Stops it where it stands, and opens what the daemon's death leaves.
+    pub fn kill(self) -> Self {
+        let images = self.disk.kill_image();
+        self.volumes.abandon();
+        Self::open_images(&images, self.shape)
+    }
+
+    /// Destages all, and waits until nothing is left to be reaped or reclaimed.
+    pub fn settle(&self) {
+        let begun = Instant::now();
+        loop {
+            self.volumes.flush().unwrap();
+            let view = self.catalog.view();
+            let busy = view.space().pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
+            drop(view);
+            if !busy {
+                return;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "space does not return: {:?}",
+                self.volumes.status()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Bytes that the pool's devices take up on the host.
+    pub fn allocated(&self) -> u64 {
+        let devices = self.pool.devices().unwrap();
+        devices.iter().map(|device| device.allocated).sum()
+    }
+}
