@@ -49,6 +49,7 @@ fn history(seed: u64, ops: usize, volatile: bool) -> History {
         disks: 4,
         snapshots: 6,
         simple: true,
+        clones: true,
     };
     let shape = shape(seed, volatile);
     let mut engine = Engine::new(shape);

@@ -30,6 +30,7 @@ fn run(seed: u64, ops: u64, volatile: bool) {
         disks: 5,
         snapshots: 10,
         simple: false,
+        clones: true,
     };
     let mut engine = Engine::new(shape(seed, volatile));
     let mut model = Model::new(seed, mix);

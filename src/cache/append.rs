@@ -425,7 +425,9 @@ impl Cache {
         if idle {
             return Err(full);
         }
-        // Promises that turn out not to be needed come back with a destage.
+        // Promises that turn out not to be needed come back with a destage. Which may wait for
+        // slots that wait for old views to go: this one too.
+        drop(view);
         self.flush()?;
         let enough = self.queue.lock().promises.available() >= needed;
         if enough { Ok(()) } else { Err(full) }

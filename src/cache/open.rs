@@ -367,8 +367,11 @@ impl Cache {
 
     /// Tells the destager that there is work besides the queue, such as new free space.
     pub fn space_added(&self) {
-        let space = self.catalog.view().space();
-        self.queue.lock().promises.set_space(space);
+        {
+            // The view is taken under the lock, so that an older one never comes after a newer.
+            let mut queue = self.queue.lock();
+            queue.promises.set_space(self.catalog.view().space());
+        }
         self.signals.hurry();
     }
 }

@@ -271,8 +271,9 @@ impl Recovery {
         write_header(device, &header)?;
         let mut queue = cache.queue.lock();
         queue.next = self.next;
+        let tail = cache.catalog.view().marks().journal_seq;
         if let Some(ring) = &mut queue.ring {
-            ring.release();
+            ring.release(tail);
             ring.seal();
         }
         queue.recovering = false;

@@ -14,7 +14,7 @@ pub(super) struct Ring {
     head: u64,
     /// Bytes from the oldest record still needed to `head`, waste at the wrap included.
     used: u64,
-    /// Oldest first; the front is always still needed.
+    /// Oldest first; the front is still needed, or its end is not durable.
     records: VecDeque<Slotted>,
 }
 
@@ -128,10 +128,12 @@ impl Ring {
         }
     }
 
-    /// Frees the space of records that are done and were the oldest. Call only after a commit
-    /// that recorded a tail at or after theirs is durable.
-    pub fn release(&mut self) {
-        while let Some(front) = self.records.front().filter(|record| record.done) {
+    /// Frees the space of the oldest records, those before `tail`: the oldest that recovery asks
+    /// for, as a durable commit says. That a record is done is not enough, since the commit that
+    /// says so may be on its way.
+    pub fn release(&mut self, tail: Seq) {
+        let freed = |record: &&Slotted| record.done && record.seq < tail;
+        while let Some(front) = self.records.front().filter(freed) {
             self.used -= front.consumed;
             self.records.pop_front();
         }
@@ -149,11 +151,13 @@ mod tests {
         assert_eq!(ring.take(Seq(2), 400), Some(400));
         assert_eq!(ring.take(Seq(3), 400), None);
         ring.done(Seq(2));
-        ring.release();
+        ring.release(Seq(1));
         assert_eq!((ring.used(), ring.tail(Seq(3))), (800, (0, Seq(1))));
         ring.done(Seq(1));
         assert_eq!(ring.tail(Seq(3)), (800, Seq(3)));
-        ring.release();
+        ring.release(Seq(1));
+        assert_eq!(ring.used(), 800, "no commit has said so yet");
+        ring.release(Seq(3));
         assert_eq!(ring.used(), 0);
         assert_eq!(ring.take(Seq(3), 400), Some(0));
         assert_eq!(
@@ -171,7 +175,7 @@ mod tests {
         assert_eq!(ring.take(Seq(2), 64), Some(4096));
         ring.done(Seq(1));
         ring.done(Seq(2));
-        ring.release();
+        ring.release(Seq(3));
         assert_eq!(ring.used(), 0);
     }
 }

@@ -80,6 +80,8 @@ pub struct Mix {
     pub snapshots: usize,
     /// Whole blocks only, and one journal record an op.
     pub simple: bool,
+    /// Clones and rollbacks too.
+    pub clones: bool,
 }
 
 /// The engine's disks as they should be.
@@ -169,11 +171,11 @@ impl Model {
             },
             89..=90 if disks.len() < self.mix.disks => self.create(volumes),
             91..=92 if disks.len() > 1 => self.remove(volumes, &disk),
-            93..=95 if disks.len() < self.mix.disks => match snapshot {
+            93..=95 if self.mix.clones && disks.len() < self.mix.disks => match snapshot {
                 Some(snapshot) => self.clone(volumes, &snapshot),
                 None => self.create(volumes),
             },
-            96..=97 => self.rollback(volumes, &disk),
+            96..=97 if self.mix.clones => self.rollback(volumes, &disk),
             98 => self.rename(volumes, &disk),
             99 => self.rename_snapshot(volumes, snapshot),
             _ => self.write(volumes, &disk),

@@ -184,9 +184,18 @@ impl Destager {
     }
 
     fn refresh_space(&self) {
-        let space = self.cache.catalog.view().space();
-        self.cache.queue.lock().promises.set_space(space);
+        self.take_stock(&mut self.cache.queue.lock());
         self.cache.room.notify_all();
+    }
+
+    /// Tells the queue what space and what journal the last commit left. Looked up under the
+    /// queue's lock, so that what is older never replaces what is newer.
+    fn take_stock(&self, queue: &mut queue::Queue) {
+        let view = self.cache.catalog.view();
+        queue.promises.set_space(view.space());
+        if let Some(ring) = &mut queue.ring {
+            ring.release(view.marks().journal_seq);
+        }
     }
 
     /// Applies all ops that are due, as one commit.
@@ -218,9 +227,7 @@ impl Destager {
         for disk in removed {
             queue.disks.remove(&disk);
         }
-        if let Some(ring) = &mut queue.ring {
-            ring.release();
-        }
+        self.take_stock(&mut queue);
         self.cache.note_journal(&queue);
         drop(queue);
         self.cache.room.notify_all();
@@ -249,7 +256,9 @@ impl Destager {
             .map(|run| (run.updates(geometry), run))
             .map(|(u, r)| (r, u))
             .collect();
-        self.prepare_slots(runs.iter().map(|(_, updates)| updates.len() as u64).sum())?;
+        let writes = runs.iter().flat_map(|(_, updates)| updates.values());
+        let writes = writes.filter(|update| !update.frames.is_empty()).count();
+        self.prepare_slots(writes as u64)?;
         self.destage_runs(runs)
     }
 
@@ -320,14 +329,10 @@ impl Destager {
     /// The runs are in the segment map: out of the line, the index and the journal with them.
     fn let_go(&self, runs: Vec<Run>, settled: Vec<Settled>) {
         runs.iter().for_each(Run::leave_index);
-        let space = self.cache.catalog.view().space();
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
-        queue.promises.set_space(space);
-        if let Some(ring) = &mut queue.ring {
-            ring.release();
-        }
+        self.take_stock(&mut queue);
         self.cache.note_journal(&queue);
         drop(queue);
         self.cache.room.notify_all();

@@ -253,8 +253,13 @@ impl Context<'_> {
             data,
             zero,
         };
-        if !new.covered().is_full(self.geometry) && self.layers(key, &live)? >= MAX_LAYERS {
-            self.merge_below(key, &mut new, slots, work)?;
+        // Without data of its own it has no slot, and is promised none: a discard must work when
+        // the pool is full. The next write to the segment shortens the chain.
+        if new.place.is_some()
+            && !new.covered().is_full(self.geometry)
+            && self.layers(key, &live)? >= MAX_LAYERS
+        {
+            self.merge_below(key, &mut new, work)?;
         }
         work.changes.push(Change::PutVersion(key, new));
         Ok(new.place.is_some())
@@ -304,25 +309,22 @@ impl Context<'_> {
         Ok(layers)
     }
 
-    /// Completes a new version with all that shows through it from below.
+    /// Completes a new version that has a slot with all that shows through it from below.
     fn merge_below(
         &self,
         key: VersionKey,
         new: &mut Descriptor,
-        slots: &mut Allocator,
         work: &mut Work,
     ) -> Result<(), CacheError> {
+        let Some(place) = new.place else {
+            return Ok(());
+        };
         let missing = BlockMask::full(self.geometry).minus(&new.covered());
         for (blocks, source) in self.resolve_all(self.map, key.segment, At::Live, missing)? {
             let Source::Data(from) = source else {
                 new.zero = new.zero.or(&blocks);
                 continue;
             };
-            let place = match new.place {
-                Some(place) => place,
-                None => self.new_slot(slots, work)?,
-            };
-            new.place = Some(place);
             work.copy(self.pool, self.view, from, place, &blocks)?;
             new.data = new.data.or(&blocks);
         }

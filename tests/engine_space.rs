@@ -1,0 +1,294 @@
+//! A pool that is full, and space that returns.
+
+mod common;
+
+use std::time::Duration;
+
+use common::engine::{Engine, SEGMENT, Shape};
+use common::model::{Mix, Model, is_no_space, new_disk};
+use common::{Random, invariants, seeds};
+use snapmark::base::DiskId;
+use snapmark::volume::{Extent, Node, VolumeError};
+
+/// Two devices of so many slots each.
+fn tiny(slots: u64, interval: u64) -> Engine {
+    Engine::new(Shape {
+        pool: (4 << 20) + slots * SEGMENT,
+        interval: Duration::from_millis(interval),
+        ..Shape::default()
+    })
+}
+
+fn slots(engine: &Engine) -> u64 {
+    engine.catalog.view().space().total
+}
+
+fn write(engine: &Engine, disk: DiskId, block: u64, byte: u8) -> Result<(), VolumeError> {
+    engine.write(disk, block * 4096, &[byte; 4096])
+}
+
+fn byte(engine: &Engine, node: Node, block: u64) -> u8 {
+    let mut buf = [0xee; 4096];
+    engine.read(node, block * 4096, &mut buf).unwrap();
+    assert!(buf.iter().all(|byte| *byte == buf[0]));
+    buf[0]
+}
+
+fn settle(engine: &Engine) {
+    engine.settle();
+    invariants::check(&engine.catalog.view(), &engine.pool, true);
+}
+
+#[test]
+fn p7_a_full_pool_refuses_writes_before_they_are_acknowledged() {
+    for interval in [1, 3_600_000] {
+        let engine = tiny(8, interval);
+        let total = slots(&engine);
+        let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+        let mut accepted = 0;
+        for segment in 0..2 * total {
+            match write(&engine, disk, segment * 16, 1) {
+                Ok(()) => accepted += 1,
+                Err(error) => assert!(is_no_space(&error), "{error}"),
+            }
+        }
+        assert_eq!(accepted, total);
+        // In place it goes on, queued and destaged.
+        for segment in 0..total {
+            write(&engine, disk, segment * 16 + 1, 2).unwrap();
+        }
+        engine.flush().unwrap();
+        for segment in 0..total {
+            write(&engine, disk, segment * 16 + 2, 3).unwrap();
+        }
+        // A snapshot holds all of it: nothing can be overwritten any more.
+        engine.snapshot(&["d"], Some("s"), true).unwrap();
+        assert!(is_no_space(&write(&engine, disk, 0, 4).unwrap_err()));
+        engine.flush().unwrap();
+        assert!(is_no_space(&write(&engine, disk, 0, 4).unwrap_err()));
+        let all = Extent {
+            offset: 0,
+            len: 100 * SEGMENT,
+        };
+        engine.discard(disk, all).unwrap();
+        assert!(is_no_space(&write(&engine, disk, 0, 4).unwrap_err()));
+        engine.remove("d@s").unwrap();
+        settle(&engine);
+        for segment in 0..total {
+            write(&engine, disk, segment * 16, 5).unwrap();
+        }
+        settle(&engine);
+        assert_eq!(byte(&engine, Node::Disk(disk), 16), 5);
+        assert_eq!(byte(&engine, Node::Disk(disk), 17), 0);
+        engine.close_store().unwrap();
+    }
+}
+
+#[test]
+fn p7_discards_need_no_space_however_many_snapshots() {
+    let engine = tiny(8, 3_600_000);
+    let total = slots(&engine);
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    for segment in 0..total {
+        engine
+            .write(disk, segment * SEGMENT, &[1; SEGMENT as usize])
+            .unwrap();
+    }
+    for n in 0..14 {
+        engine
+            .snapshot(&["d"], Some(&n.to_string()), false)
+            .unwrap();
+        let offset = n * 4096;
+        engine.discard(disk, Extent { offset, len: 4096 }).unwrap();
+        engine.flush().unwrap();
+    }
+    for n in 0..16 {
+        assert_eq!(byte(&engine, Node::Disk(disk), n), u8::from(n >= 14));
+    }
+    for n in [3, 0, 13, 7, 1, 2, 4, 5, 6, 8, 9, 10, 11, 12] {
+        engine.remove(&format!("d@{n}")).unwrap();
+        settle(&engine);
+    }
+    assert_eq!(byte(&engine, Node::Disk(disk), 15), 1);
+}
+
+#[test]
+fn p7_a_wide_discard_leaves_a_slot_for_the_write_behind_it() {
+    for _ in 0..3 {
+        let engine = tiny(8, 3_600_000);
+        let total = slots(&engine);
+        let disk = engine.create(new_disk("d", 200 * SEGMENT)).unwrap();
+        let other = engine.create(new_disk("o", 200 * SEGMENT)).unwrap();
+        for segment in 0..total {
+            write(&engine, disk, segment * 16, 1).unwrap();
+        }
+        engine.flush().unwrap();
+        // The discard is queued when the writes are let in: they count on slots that it takes.
+        engine
+            .discard(
+                disk,
+                Extent {
+                    offset: 0,
+                    len: 200 * SEGMENT,
+                },
+            )
+            .unwrap();
+        for segment in 0..total {
+            write(&engine, disk, segment * 16 + 1, 2).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let flush = scope.spawn(|| engine.flush());
+            for segment in (0..total).cycle().take(2000) {
+                match write(&engine, other, segment * 16, 3) {
+                    Ok(()) => {}
+                    Err(error) => assert!(is_no_space(&error), "{error}"),
+                }
+            }
+            flush.join().unwrap().unwrap();
+        });
+        settle(&engine);
+        for segment in 0..total {
+            assert_eq!(byte(&engine, Node::Disk(disk), segment * 16 + 1), 2);
+        }
+        engine.close_store().unwrap();
+    }
+}
+
+#[test]
+fn p7_what_was_acknowledged_has_space_under_many_writers() {
+    for seed in seeds(6) {
+        let engine = tiny(12, [1, 5, 3_600_000][seed as usize % 3]);
+        let disks: Vec<DiskId> = (0..3)
+            .map(|n| {
+                engine
+                    .create(new_disk(&format!("d{n}"), 80 * SEGMENT))
+                    .unwrap()
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for (n, disk) in disks.iter().enumerate() {
+                let engine = &engine;
+                scope.spawn(move || {
+                    let mut random = Random(seed * 10 + n as u64);
+                    for turn in 0..600 {
+                        let name = format!("d{n}");
+                        let done = match random.below(12) {
+                            0 => engine.discard(
+                                *disk,
+                                Extent {
+                                    offset: random.below(20) * SEGMENT,
+                                    len: (1 + random.below(75)) * SEGMENT,
+                                },
+                            ),
+                            1 => engine
+                                .snapshot(&[&name], Some(&turn.to_string()), false)
+                                .map(drop),
+                            2 | 3 => {
+                                let prefix = format!("d{n}@");
+                                let list = engine.list();
+                                let mut ours = list.iter().filter(|(s, _)| s.starts_with(&prefix));
+                                ours.next().map_or(Ok(()), |(name, _)| engine.remove(name))
+                            }
+                            _ => {
+                                let at = random.below(20 * 16);
+                                engine.write(*disk, at * 4096, &[turn as u8; 8192])
+                            }
+                        };
+                        if let Err(error) = done {
+                            assert!(is_no_space(&error), "seed {seed}: {error}");
+                        }
+                    }
+                });
+            }
+        });
+        settle(&engine);
+        for (name, node) in engine.list() {
+            let mut buf = vec![0; 80 * SEGMENT as usize];
+            engine
+                .read(node, 0, &mut buf)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        engine.close_store().unwrap();
+    }
+}
+
+#[test]
+fn p9_all_space_returns_to_the_pool_and_the_host() {
+    for seed in seeds(3) {
+        let mut engine = tiny(2000, 2);
+        let before = engine.allocated();
+        let mix = Mix {
+            largest: 2 << 20,
+            disks: 4,
+            snapshots: 12,
+            simple: false,
+            clones: seed != 1,
+        };
+        let mut model = Model::new(seed + 100, mix);
+        (0..400).for_each(|_| model.step(&engine));
+        if seed == 2 {
+            engine = engine.kill();
+        }
+        settle(&engine);
+        assert!(engine.allocated() > before);
+        let disks = model.state.disks();
+        let mut names: Vec<String> = model.state.files.keys().cloned().collect();
+        while let Some(name) = model.random.pick(&names).cloned() {
+            names.retain(|other| *other != name);
+            if seed == 1 && disks.contains(&name) {
+                let Some(Node::Disk(id)) = engine.lookup(&name) else {
+                    panic!("{name}")
+                };
+                engine
+                    .discard(
+                        id,
+                        Extent {
+                            offset: 0,
+                            len: 2 << 20,
+                        },
+                    )
+                    .unwrap();
+                continue;
+            }
+            engine.remove(&name).unwrap();
+        }
+        settle(&engine);
+        let space = engine.catalog.view().space();
+        assert_eq!((space.free, space.pending), (space.total, 0), "seed {seed}");
+        assert_eq!(engine.allocated(), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn p11_a_thousand_snapshots_are_read_right() {
+    let engine = tiny(4000, 5);
+    let disk = engine.create(new_disk("d", 8 * SEGMENT)).unwrap();
+    for n in 0..1000u64 {
+        engine
+            .write(disk, (n % 128) * 4096, &[(n % 251) as u8 + 1; 4096])
+            .unwrap();
+        engine
+            .snapshot(&["d"], Some(&n.to_string()), false)
+            .unwrap();
+    }
+    let check = |n: u64| {
+        let node = engine.lookup(&format!("d@{n}")).unwrap();
+        for block in 0..128 {
+            let newest = (0..=n).rev().find(|k| k % 128 == block);
+            let want = newest.map_or(0, |k| (k % 251) as u8 + 1);
+            assert_eq!(
+                byte(&engine, node, block),
+                want,
+                "snapshot {n} block {block}"
+            );
+        }
+    };
+    [0, 1, 127, 128, 500, 999].into_iter().for_each(check);
+    settle(&engine);
+    [0, 1, 127, 128, 500, 999].into_iter().for_each(check);
+    for n in (0..1000).filter(|n| n % 10 > 0) {
+        engine.remove(&format!("d@{n}")).unwrap();
+    }
+    settle(&engine);
+    [0, 10, 130, 500, 990].into_iter().for_each(check);
+}
