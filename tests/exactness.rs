@@ -28,6 +28,9 @@ struct Taken {
     bounds: Vec<Progress>,
 }
 
+/// A snapshot with the images of its disks, as they were read right after it was taken.
+type Read = (Taken, Vec<Vec<u32>>);
+
 impl Taken {
     fn read(&self, store: &TestStore, plan: &Plan) -> Vec<Vec<u32>> {
         let image = |disk: &u32| {
@@ -160,11 +163,7 @@ fn p2_every_snapshot_is_an_exact_prefix_of_every_writer() {
 }
 
 /// Writes for a while, then writes on while snapshots are taken and read.
-fn under_load(
-    store: &TestStore,
-    plan: Plan,
-    writers: &[Writer],
-) -> (Vec<(Taken, Vec<Vec<u32>>)>, Times) {
+fn under_load(store: &TestStore, plan: Plan, writers: &[Writer]) -> (Vec<Read>, Times) {
     let load = Load {
         store,
         plan,

@@ -19,10 +19,10 @@ use common::{TestStore, checksum};
 use stamps::{Rng, punch, seed};
 
 const TIME: Duration = Duration::from_secs(12);
-const SIZE: u64 = 16 << 20;
+const SIZE: u64 = 8 << 20;
 const DISKS: u64 = 5;
 /// More than these are not kept, so that the pool does not fill up.
-const SNAPSHOTS: usize = 60;
+const SNAPSHOTS: usize = 40;
 
 /// One thread's view of the mount.
 struct Actor<'a> {

@@ -347,7 +347,7 @@ impl Checker {
 
     /// Proves that these images of disks hold exactly the first `n` operations of the writer for
     /// an `n` of at least what was acknowledged and at most what was begun; returns the `n`,
-    /// the greatest where the images can't tell.
+    /// the smallest where the images can't tell.
     ///
     /// # Errors
     /// What is missing, or there too early.
@@ -364,52 +364,58 @@ impl Checker {
             .flat_map(|(disk, found)| mine(*disk).map(|block| seen(*disk, found, block)))
             .max()
             .unwrap_or(0);
-        if newest as usize > self.log.len() {
-            return Err(format!("operation {newest} of writer {writer} never was"));
+        let (known, last) = (
+            self.log.len() as u32,
+            bounds.begun.min(self.log.len() as u32),
+        );
+        if newest > last {
+            return Err(format!(
+                "operation {newest} of writer {writer} is there, {bounds:?}, {known} known"
+            ));
         }
-        if (newest as usize) < self.done {
+        // What was written and then discarded leaves no stamp: the newest that can be seen need
+        // not be the last that is there.
+        let first = newest.max(bounds.acked);
+        if (first as usize) < self.done {
             self.state.fill(0);
             self.done = 0;
         }
-        while self.done < newest as usize {
+        while self.done < first as usize {
             self.apply_next();
         }
-        let mut first_wrong = None;
+        let mut wrong = String::new();
         loop {
-            let wrong = images.iter().find_map(|(disk, found)| {
+            let differs = images.iter().find_map(|(disk, found)| {
                 mine(*disk)
                     .map(|block| (block, self.state[block as usize], seen(*disk, found, block)))
                     .find(|(_, expected, got)| expected != got)
             });
-            let from = self.done as u32;
-            // What goes to other disks can't be seen here.
-            let touches = |op: &Op| {
-                images
-                    .iter()
-                    .any(|(disk, _)| *disk == op.block / plan.blocks)
+            let Some((block, expected, got)) = differs else {
+                return Ok(self.done as u32);
             };
-            while self.done < self.log.len() && !touches(&self.log[self.done]) {
-                self.apply_next();
-            }
-            let to = self.done as u32;
-            if wrong.is_none() && to >= bounds.acked && from <= bounds.begun {
-                return Ok(to.min(bounds.begun));
-            }
-            let wrong = wrong.map_or_else(
-                || format!("holds its first {from} to {to} operations, not {bounds:?}"),
-                |(block, expected, got)| {
-                    format!(
-                        "is no prefix (newest {newest}, {bounds:?}): block {block} is from {got}, not {expected}"
-                    )
-                },
+            wrong += &format!(
+                "\n  it does not hold the first {}: block {block} is from {got}, not {expected}; \
+                 operations there: {:?}",
+                self.done,
+                self.operations_on(block)
             );
-            let wrong = first_wrong.get_or_insert(wrong);
-            // A discard behind the newest write leaves no stamp: it may have happened or not.
-            match self.log.get(self.done) {
-                Some(op) if op.kind == Kind::Discard => self.apply_next(),
-                _ => return Err(format!("writer {writer}: the image {wrong}")),
+            if self.done as u32 >= last {
+                return Err(format!(
+                    "writer {writer}, whose newest operation in it is {newest}, is to be there \
+                     with {bounds:?}:{wrong}"
+                ));
             }
+            self.apply_next();
         }
+    }
+
+    /// The last operations on a block, with their numbers.
+    fn operations_on(&self, block: u32) -> Vec<(usize, Kind, u32, u32)> {
+        let on = |op: &&(usize, &Op)| (op.1.block..op.1.block + op.1.count).contains(&block);
+        let numbered: Vec<(usize, &Op)> = (1..).zip(&self.log).collect();
+        let there = numbered.iter().rev().filter(on);
+        let shown = there.map(|(number, op)| (*number, op.kind, op.block, op.count));
+        shown.take(5).collect()
     }
 }
 

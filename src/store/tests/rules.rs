@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::model::Model;
 use super::{Files, Random, SMALL};
-use crate::base::{Checksum, DeviceNo, DiskId, Geometry, Place, Slot};
-use crate::ondisk::{Change, DeviceRecord, Marks, Space};
+use crate::base::{
+    BlockMask, Checksum, DeviceNo, DiskId, Epoch, Geometry, MapId, Place, SegmentNo, Slot,
+};
+use crate::ondisk::{Change, Descriptor, DeviceRecord, Marks, Space, VersionKey};
 use crate::store::{CatalogConfig, CatalogError, Refusal};
 
 fn device(device: u16, slots: u64) -> Change {
@@ -256,4 +258,39 @@ fn readers_go_on_while_commits_and_checkpoints_run() {
     assert_eq!(in_use, reachable);
     // Held pages come back once the views are gone: the file does not grow without end.
     assert!(files.pages.written() < 64 << 20);
+}
+
+/// The front of a disk is discarded, and written again from the back on.
+#[test]
+fn p8_what_comes_before_the_first_key_left_is_found_again() {
+    let files = Files::create(1 << 20, 256 << 10);
+    let catalog = files.open(SMALL).unwrap();
+    const COUNT: u64 = 6000;
+    let key = |segment: u64| VersionKey {
+        map: MapId(1),
+        segment: SegmentNo(segment),
+        death: Epoch::LIVE,
+    };
+    let zeros = Descriptor {
+        birth: Epoch::FIRST,
+        place: None,
+        data: BlockMask::EMPTY,
+        zero: BlockMask::range(0, 64),
+    };
+    let put = |segment| Change::PutVersion(key(segment), zeros);
+    let commit = |changes: Vec<Change>| {
+        for some in changes.chunks(500) {
+            catalog.commit(some).unwrap();
+        }
+        catalog.checkpoint().unwrap();
+    };
+    commit((0..COUNT).map(put).collect());
+    let front = 0..COUNT / 2;
+    let remove = |segment| Change::RemoveVersion(key(segment));
+    commit(front.clone().map(remove).collect());
+    commit(front.rev().map(put).collect());
+    drop(catalog);
+    let view = files.open(SMALL).unwrap().view();
+    let missing = (0..COUNT).find(|at| view.live(MapId(1), SegmentNo(*at)).unwrap().is_none());
+    assert_eq!(missing, None);
 }

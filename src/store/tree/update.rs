@@ -164,6 +164,11 @@ fn insert(
         },
         Body::Branch(children) => {
             let at = node.keys.partition_point(|k| *k <= key).saturating_sub(1);
+            // Where the first children went away, the first key that is left is above what may
+            // come again. It is lowered, else a split of that child would put a bound below it.
+            if let Some(first) = node.keys.first_mut() {
+                *first = key.min(*first);
+            }
             let below = below(level)?;
             let inserted = insert(shape, edit, &mut children[at], below, key, change)?;
             let Some((bound, right)) = inserted.split else {
