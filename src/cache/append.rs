@@ -78,6 +78,14 @@ impl Ticket {
     }
 }
 
+/// Segments that have a slot already and need no promise.
+#[derive(Default)]
+struct Exempt {
+    keys: SmallVec<[ClaimKey; 4]>,
+    /// The commit that this was seen in. A later one may have taken a slot away.
+    commit: u64,
+}
+
 /// Why an attempt to enter the queue ended.
 enum Attempt {
     Entered(Ticket),
@@ -98,7 +106,7 @@ impl Cache {
     /// Where the pool is full, what it relies on has changed, the disk is gone, or the store has
     /// halted. Then nothing was appended.
     pub fn append(&self, append: &Append) -> Result<Seq, CacheError> {
-        let mut exempt = SmallVec::<[ClaimKey; 4]>::new();
+        let mut exempt = Exempt::default();
         loop {
             let mut queue = self.queue.lock();
             match self.try_append(&mut queue, append, &exempt)? {
@@ -123,7 +131,7 @@ impl Cache {
         &self,
         queue: &mut Queue,
         append: &Append,
-        exempt: &[ClaimKey],
+        exempt: &Exempt,
     ) -> Result<Attempt, CacheError> {
         self.halt.check()?;
         if queue.closed {
@@ -138,6 +146,11 @@ impl Cache {
             }
         }
         let keys = append.claim_keys(self.geometry, map.id, epoch);
+        // Looked at under the lock: from here on the claims tell the destager of these writes.
+        let exempt = match exempt.keys.is_empty() {
+            false if self.catalog.view().generation() == exempt.commit => &exempt.keys[..],
+            _ => &[],
+        };
         let needed = queue
             .promises
             .needed(keys.iter().copied().filter(|key| !exempt.contains(key)));
@@ -391,7 +404,7 @@ impl Cache {
     fn find_space(
         &self,
         append: &Append,
-        exempt: &mut SmallVec<[ClaimKey; 4]>,
+        exempt: &mut Exempt,
         needed: u64,
         available: u64,
     ) -> Result<(), CacheError> {
@@ -406,7 +419,11 @@ impl Cache {
             .snapshots_of(map.id)?
             .last()
             .map(|snapshot| snapshot.epoch);
-        let before = exempt.len();
+        if exempt.commit != view.generation() {
+            exempt.keys.clear();
+            exempt.commit = view.generation();
+        }
+        let before = exempt.keys.len();
         for key in append.claim_keys(self.geometry, map.id, epoch) {
             let has_slot = match view.live(map.id, key.segment)? {
                 Some((_, live)) => {
@@ -417,11 +434,11 @@ impl Cache {
             let same_epoch = view
                 .map(map.id)?
                 .is_some_and(|record| record.epoch == epoch);
-            if has_slot && same_epoch && self.journal.is_some() && !exempt.contains(&key) {
-                exempt.push(key);
+            if has_slot && same_epoch && self.journal.is_some() && !exempt.keys.contains(&key) {
+                exempt.keys.push(key);
             }
         }
-        if exempt.len() > before {
+        if exempt.keys.len() > before {
             return Ok(());
         }
         if idle {

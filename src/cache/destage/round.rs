@@ -357,7 +357,7 @@ impl Destager {
             };
             let context = context(&cache, &view, run)?;
             let mut work = Work::default();
-            let mut allocated = 0;
+            let (mut allocated, mut settled) = (0, Vec::new());
             for segment in mapped {
                 let first = geometry.first_block(segment).0;
                 let inside = segments(
@@ -370,9 +370,18 @@ impl Destager {
                         zero: blocks,
                         ..Update::default()
                     };
-                    allocated += context
-                        .plan(segment, update, &mut self.slots, &mut work)?
-                        .allocated;
+                    let outcome = context.plan(segment, update, &mut self.slots, &mut work)?;
+                    allocated += outcome.allocated;
+                    let key = ClaimKey {
+                        map: run.map.id,
+                        epoch: run.epoch,
+                        segment,
+                    };
+                    settled.push(Settled {
+                        key,
+                        writes: 0,
+                        has_slot: outcome.has_slot && !context.copy_on_write,
+                    });
                 }
             }
             if let Some(mut disk) = view.disk(run.disk)? {
@@ -381,6 +390,10 @@ impl Destager {
             }
             drop(view);
             self.commit(work)?;
+            let mut queue = self.cache.queue.lock();
+            settle(&mut queue, settled);
+            self.take_stock(&mut queue);
+            drop(queue);
             from = last.next();
         }
     }
