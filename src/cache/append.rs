@@ -39,6 +39,8 @@ pub struct ReliesOn {
     pub map: MapId,
     /// Blocks, with the stamps that they had before they were read.
     pub stamps: SmallVec<[(Block, Seq); 2]>,
+    /// The size that the disk had, where that matters.
+    pub size: Option<u64>,
 }
 
 /// Changes to a disk that enter the queue next to each other.
@@ -139,9 +141,11 @@ impl Cache {
         }
         let disk = queue.disks.get(&append.disk).ok_or(CacheError::Gone)?;
         let (map, epoch) = (disk.map.clone(), disk.epoch);
-        if let Some(ReliesOn { map: id, stamps }) = &append.relies_on {
+        let size = disk.size.load(Relaxed);
+        if let Some(relies_on) = &append.relies_on {
             let changed = |(block, stamp): &(Block, Seq)| map.stamp(*block) != *stamp;
-            if map.id != *id || stamps.iter().any(changed) {
+            let resized = relies_on.size.is_some_and(|known| known != size);
+            if map.id != relies_on.map || resized || relies_on.stamps.iter().any(changed) {
                 return Err(CacheError::Stale);
             }
         }
@@ -158,7 +162,6 @@ impl Cache {
         if needed > available {
             return Ok(Attempt::Space { needed, available });
         }
-        let size = disk.size.load(Relaxed);
         let size_after = append.end.filter(|end| *end > size);
         let Some(ticket) = self.enter(queue, append, &map, epoch, size_after)? else {
             return Ok(Attempt::Room);

@@ -45,10 +45,11 @@ impl Ends {
         }
     }
 
-    fn relies_on(self) -> Option<ReliesOn> {
+    fn relies_on(self, size: Option<u64>) -> Option<ReliesOn> {
         Some(ReliesOn {
             map: self.map.id,
             stamps: self.stamps,
+            size,
         })
     }
 }
@@ -115,10 +116,10 @@ impl Volumes {
                 end: Some(end),
                 ..Append::of(disk.id, smallvec![part])
             };
-            Ok(Append {
-                relies_on: ends.relies_on(),
+            Ok(Some(Append {
+                relies_on: ends.relies_on(None),
                 ..append
-            })
+            }))
         })
     }
 
@@ -144,9 +145,12 @@ impl Volumes {
 
     /// Appends what `build` makes, again and again until nothing that it read has changed before
     /// it was appended. Each turn that is lost is another writer's that was won.
-    fn until_unchanged(&self, build: impl Fn() -> Result<Append>) -> Result<()> {
+    fn until_unchanged(&self, build: impl Fn() -> Result<Option<Append>>) -> Result<()> {
         loop {
-            match self.cache.append(&build()?) {
+            let Some(append) = build()? else {
+                return Ok(());
+            };
+            match self.cache.append(&append) {
                 Ok(_) => return Ok(()),
                 Err(CacheError::Stale) => std::thread::yield_now(),
                 Err(error) => return Err(error.into()),
@@ -167,19 +171,16 @@ impl Volumes {
     pub fn discard(&self, disk: DiskId, range: Extent) -> Result<()> {
         let started = Instant::now();
         let state = self.disk(disk)?;
-        let size = state.size.load(Relaxed);
-        let end = range.offset.saturating_add(range.len).min(size);
-        // What lies past the size is zero already: the last block goes whole.
-        let end = if end == size {
-            size.next_multiple_of(BLOCK_SIZE)
-        } else {
-            end
-        };
-        let done = if range.offset >= end {
-            Ok(())
-        } else {
-            self.zero(&state, range.offset, end, None)
-        };
+        let asked = range.offset.saturating_add(range.len);
+        let done = self.zero(&state, range.offset, None, |size| {
+            // What lies past the size is zero already: the last block goes whole.
+            if asked >= size {
+                size.next_multiple_of(BLOCK_SIZE)
+            } else {
+                asked
+            }
+        });
+        let end = asked.min(state.size.load(Relaxed));
         state.modified.store(now().0, Relaxed);
         self.metrics.discard.record(
             done.is_ok(),
@@ -189,9 +190,22 @@ impl Volumes {
         done
     }
 
-    /// Zeroes `from..to`, then enters `then`.
-    fn zero(&self, disk: &Disk, from: u64, to: u64, then: Option<&Op>) -> Result<()> {
+    /// Zeroes from `from` to what `to` says for the disk's size, then enters `then`. Should the
+    /// size change meanwhile it looks again: what a write has just added is neither forgotten
+    /// behind the new end nor taken for what lay past the old one.
+    fn zero(
+        &self,
+        disk: &Disk,
+        from: u64,
+        then: Option<&Op>,
+        to: impl Fn(u64) -> u64,
+    ) -> Result<()> {
         self.until_unchanged(|| {
+            let size = disk.size.load(Relaxed);
+            let to = to(size);
+            if from >= to {
+                return Ok(None);
+            }
             let ends = Ends::of(
                 disk,
                 Extent {
@@ -224,10 +238,10 @@ impl Volumes {
                 then: then.cloned(),
                 ..Append::of(disk.id, parts)
             };
-            Ok(Append {
-                relies_on: ends.relies_on(),
+            Ok(Some(Append {
+                relies_on: ends.relies_on(Some(size)),
                 ..append
-            })
+            }))
         })
     }
 
@@ -239,18 +253,46 @@ impl Volumes {
                 max: MAX_DISK_SIZE,
             });
         }
-        let old = disk.size.load(Relaxed);
         let op = Op::Resize {
             disk: disk.id,
             size,
         };
-        if size < old {
-            self.zero(disk, size, old.next_multiple_of(BLOCK_SIZE), Some(&op))?;
-            disk.modified.store(now().0, Relaxed);
-        } else if size > old {
-            let _entered = self.commit_op(|_, _| Ok(op.clone()))?;
+        loop {
+            let old = disk.size.load(Relaxed);
+            if size < old {
+                self.zero(disk, size, Some(&op), |old| {
+                    old.next_multiple_of(BLOCK_SIZE)
+                })?;
+                disk.modified.store(now().0, Relaxed);
+                return Ok(());
+            }
+            if size == old || self.grow(disk, size)? {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Sets a disk's size where it is smaller; says whether it was.
+    fn grow(&self, disk: &Disk, size: u64) -> Result<bool> {
+        let op = Op::Resize {
+            disk: disk.id,
+            size,
+        };
+        let grown = std::cell::Cell::new(true);
+        let entered = self.commit_op(|_, lines| {
+            // Under the lock: a write may have grown it further, and must not be cut off.
+            let line = lines.line(disk.id);
+            if line.is_some_and(|(_, _, now)| now >= size) {
+                grown.set(false);
+                return Err(VolumeError::Invalid("it is larger already".to_owned()));
+            }
+            Ok(op.clone())
+        });
+        match entered {
+            Ok(_) => Ok(true),
+            Err(_) if !grown.get() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// `fallocate` without punching: grows the disk if `grow` and the range ends past its size.
@@ -283,7 +325,7 @@ impl Volumes {
             }
         }
         if grow && end > state.size.load(Relaxed) {
-            self.set_size(&state, end)?;
+            self.grow(&state, end)?;
         }
         Ok(())
     }
