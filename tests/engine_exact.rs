@@ -1,5 +1,7 @@
 //! P2: a snapshot under many writers is one point of one order, for all disks it names.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};

@@ -1,5 +1,7 @@
 //! One test for each mistake that was found in the engine.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod common;
 
 use std::time::Duration;
