@@ -139,3 +139,13 @@ fn a_write_that_grows_a_disk_races_its_truncation() {
         resize(4);
     }
 }
+
+#[test]
+fn a_priority_outlives_the_daemon() {
+    let engine = manual();
+    engine.create(new_disk("d", SEGMENT)).unwrap();
+    engine.set_priority("d", 9).unwrap();
+    let engine = engine.reopen();
+    assert_eq!(engine.status().disks[0].priority, 9);
+    assert_eq!(engine.kill().status().disks[0].priority, 9);
+}

@@ -93,6 +93,8 @@ pub struct Namespace {
     next_snapshot: u64,
     /// Epochs of the maps as loaded, for the lines.
     epochs: FxHashMap<MapId, Epoch>,
+    /// Priorities of their own that disks were loaded with, for the lines.
+    priorities: FxHashMap<DiskId, u8>,
 }
 
 impl Namespace {
@@ -129,6 +131,9 @@ impl Namespace {
                 .get(&record.map)
                 .ok_or_else(|| missing_map(record.map))?;
             names.add_disk(map.clone(), &record);
+            if record.priority > 0 {
+                names.priorities.insert(record.id, record.priority);
+            }
         }
         Ok(names)
     }
@@ -138,15 +143,12 @@ impl Namespace {
         for disk in self.disks.values() {
             let map = disk.map.read().clone();
             let epoch = self.epochs.get(&map.id).copied().unwrap_or(Epoch::FIRST);
-            cache.add_disk(
-                disk.id,
-                map,
-                epoch,
-                disk.size.clone(),
-                priority(&disk.meta.lock().name),
-            );
+            let own = self.priorities.get(&disk.id).copied();
+            let priority = own.unwrap_or_else(|| priority(&disk.meta.lock().name));
+            cache.add_disk(disk.id, map, epoch, disk.size.clone(), priority);
         }
         self.epochs.clear();
+        self.priorities.clear();
     }
 
     /// What this file name stands for.
