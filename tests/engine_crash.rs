@@ -3,6 +3,8 @@
 //!
 //! `SNAPMARK_SEED=N` runs one seed, `SNAPMARK_ROUNDS=N` as many more.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

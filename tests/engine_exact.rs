@@ -1,5 +1,7 @@
 //! P2: a snapshot under many writers is one point of one order, for all disks it names.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -89,6 +91,15 @@ fn check(engine: &Engine, taken: &Taken) {
     }
 }
 
+/// Stops the writers, also where a check fails: a scope waits for its threads.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 fn run(seed: u64, disks: u64) {
     let mut random = Random(seed);
     let engine = Engine::new(Shape {
@@ -108,6 +119,7 @@ fn run(seed: u64, disks: u64) {
     let stop = AtomicBool::new(false);
     let mut all = Vec::new();
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         for (writer, counter) in counters.iter().enumerate() {
             let (engine, ids, stop) = (&engine, &ids, &stop);
             scope.spawn(move || {
@@ -153,7 +165,6 @@ fn run(seed: u64, disks: u64) {
             let old = random.pick(&all).unwrap();
             check(&engine, old);
         }
-        stop.store(true, SeqCst);
     });
     all.iter().for_each(|taken| check(&engine, taken));
     engine.settle();

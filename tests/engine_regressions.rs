@@ -1,5 +1,7 @@
 //! One test for each mistake that was found in the engine.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod common;
 
 use std::time::Duration;
@@ -106,4 +108,44 @@ fn a_rename_that_is_refused_deletes_nothing() {
     engine.rename("a", "b", true).unwrap();
     let names: Vec<String> = engine.list().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["b", "b@s"]);
+}
+
+#[test]
+fn a_write_that_grows_a_disk_races_its_truncation() {
+    use snapmark::volume::SetAttributes;
+    let engine = Engine::new(Shape::default());
+    let disk = engine.create(new_disk("d", 4 * 4096)).unwrap();
+    let node = Node::Disk(disk);
+    let resize = |blocks: u64| {
+        let size = Some(blocks * 4096);
+        let set = SetAttributes {
+            size,
+            ..SetAttributes::default()
+        };
+        engine.set_attributes(node, &set).unwrap();
+    };
+    for turn in 0..3000 {
+        // Each time one wins: the write is cut off, or the truncation comes first.
+        let to = if turn % 2 == 0 { 2 } else { 6 };
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(&engine, disk, 10, 7));
+            scope.spawn(|| resize(to));
+        });
+        let size = engine.attributes(node).unwrap().size / 4096;
+        assert!(size == 11 || size == to, "{size}");
+        resize(20);
+        let want = if size == 11 { 7 } else { 0 };
+        assert_eq!(byte(&engine, node, 10), want, "turn {turn} size {size}");
+        resize(4);
+    }
+}
+
+#[test]
+fn a_priority_outlives_the_daemon() {
+    let engine = manual();
+    engine.create(new_disk("d", SEGMENT)).unwrap();
+    engine.set_priority("d", 9).unwrap();
+    let engine = engine.reopen();
+    assert_eq!(engine.status().disks[0].priority, 9);
+    assert_eq!(engine.kill().status().disks[0].priority, 9);
 }

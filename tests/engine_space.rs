@@ -1,5 +1,7 @@
 //! A pool that is full, and space that returns.
 
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
 mod common;
 
 use std::time::Duration;
