@@ -15,14 +15,17 @@ const BLOCK: usize = 4096;
 /// Between two writes.
 const PAUSE: Duration = Duration::from_micros(300);
 
+/// When a write began, and how long it took.
+type Wait = (Instant, Duration);
+
 /// A thread that writes 4 KiB blocks here and there.
 pub struct Probe {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<std::io::Result<Vec<(Instant, Duration)>>>>,
+    thread: Option<JoinHandle<std::io::Result<Vec<Wait>>>>,
 }
 
-/// When each write began, and how long it took.
-pub struct Waits(Vec<(Instant, Duration)>);
+/// All writes that were made.
+pub struct Waits(Vec<Wait>);
 
 impl Probe {
     pub fn start(disk: &Path) -> Result<Self> {
@@ -60,7 +63,7 @@ impl Drop for Probe {
     }
 }
 
-fn write(file: &File, stop: &AtomicBool) -> std::io::Result<Vec<(Instant, Duration)>> {
+fn write(file: &File, stop: &AtomicBool) -> std::io::Result<Vec<Wait>> {
     let mut waits = Vec::with_capacity(1 << 16);
     let mut random = 0x2545_f491_4f6c_dd1d_u64;
     while !stop.load(Relaxed) {
@@ -107,10 +110,10 @@ impl Waits {
     }
 }
 
-fn overlaps((begin, took): &(Instant, Duration), (from, to): (Instant, Instant)) -> bool {
+fn overlaps((begin, took): &Wait, (from, to): (Instant, Instant)) -> bool {
     *begin <= to && *begin + *took >= from
 }
 
-fn longest<'a>(waits: impl Iterator<Item = &'a (Instant, Duration)>) -> Duration {
+fn longest<'a>(waits: impl Iterator<Item = &'a Wait>) -> Duration {
     waits.map(|(_, took)| *took).max().unwrap_or_default()
 }

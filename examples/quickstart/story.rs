@@ -16,6 +16,9 @@ const DISK: u64 = 2 << 30;
 /// A write that began so shortly after a command still counts as being in its way.
 const AFTERMATH: Duration = Duration::from_millis(20);
 
+/// Space comes back in the background; how fast is up to the host, which may discard each piece.
+const PATIENCE: Duration = Duration::from_secs(8);
+
 /// A snapshot that was taken, and what it must hold.
 struct Taken {
     claim: Claim,
@@ -282,7 +285,7 @@ impl Stage {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        let patience = Instant::now() + Duration::from_secs(15);
+        let patience = Instant::now() + PATIENCE;
         let mut after = self.used()?;
         while after > 0 && Instant::now() < patience {
             self.lab.check()?;
@@ -291,8 +294,9 @@ impl Stage {
         }
         let backing = std::fs::metadata(self.store.join("pool.img"))?.blocks() * 512;
         self.say(format!(
-            "deleted snapshots and disks: pool in use {}, before {}; the host's file holds {}",
+            "deleted snapshots and disks: pool in use {}{}, before {}; the host's file holds {}",
             size(after),
+            if after > 0 { " and falling" } else { "" },
             size(before),
             size(backing)
         ));
