@@ -98,16 +98,14 @@ fn made_on_the_file(kind: &Kind) {
     store.flush();
     let (used, blocks) = (store.used(), allocated(&disk));
     std::fs::remove_file(at.join("big")).expect("it is there");
-    run("sync", ["-f".into(), text(&at)]);
-    run("fstrim", [&at]);
-    store.flush();
     let given_back = BIG * 9 / 10;
-    assert!(store.used() + given_back < used, "{} {used}", store.used());
-    assert!(
-        allocated(&disk) + given_back < blocks,
-        "{}",
-        allocated(&disk)
-    );
+    // XFS and btrfs free what was deleted a little later.
+    common::wait_until("fstrim gives space back", || {
+        run("sync", ["-f".into(), text(&at)]);
+        run("fstrim", [&at]);
+        store.flush();
+        store.used() + given_back < used && allocated(&disk) + given_back < blocks
+    });
 
     mounted.unmount();
     device.detach();
