@@ -10,7 +10,7 @@ use crate::base::{
     split_snapshot_file_name,
 };
 use crate::cache::MapState;
-use crate::ondisk::journal::{NewDiskOp, Op};
+use crate::ondisk::journal::{NewDiskOp, Op, Replaced};
 use crate::store::View;
 
 /// The write bits of a mode.
@@ -242,23 +242,22 @@ impl Volumes {
 
     fn rename_disk(&self, from: &str, to: &str, replace: bool) -> Result<()> {
         check_disk_name(to)?;
-        if replace && self.lookup(to).is_some() {
-            // What will refuse the rename must do so before anything is deleted for it.
-            may_rename(&self.names.read(), from, to)?;
-            match self.remove(to) {
-                Ok(()) | Err(VolumeError::NotFound(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
         let _entered = self.commit_op(|names, _| {
-            if names.lookup(to).is_some() {
-                return Err(VolumeError::Exists(to.to_owned()));
-            }
+            let over = match names.lookup(to) {
+                None => None,
+                Some(Node::Disk(_)) if replace => {
+                    let disk = names.disk_named(to)?;
+                    let open = disk.opens.load(Acquire) > 0;
+                    Some(Replaced {
+                        disk: disk.id,
+                        open,
+                    })
+                }
+                Some(_) => return Err(VolumeError::Exists(to.to_owned())),
+            };
             may_rename(names, from, to)?;
-            Ok(Op::Rename {
-                from: from.to_owned(),
-                to: to.to_owned(),
-            })
+            let (from, to) = (from.to_owned(), to.to_owned());
+            Ok(Op::Rename { from, to, over })
         })?;
         Ok(())
     }

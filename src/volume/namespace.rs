@@ -242,26 +242,15 @@ impl Namespace {
         let time = lines.time();
         match op {
             Op::Create(new) => self.create(new, time, lines, priority(&new.name)),
-            Op::Unlink(id) => {
-                let disk = self.need(*id)?;
-                let mut meta = disk.meta.lock();
-                meta.unlinked = true;
-                self.names.remove(&meta.name);
-                Ok(smallvec![*id])
-            }
-            Op::Remove(id) => {
-                let disk = self.need(*id)?;
-                let meta = disk.meta.lock();
-                if !meta.unlinked {
-                    self.names.remove(&meta.name);
-                }
-                self.disks.remove(id);
-                lines.remove(*id);
-                Ok(smallvec![*id])
-            }
-            Op::Rename { from, to } => {
+            Op::Unlink(id) => self.remove(*id, true, lines),
+            Op::Remove(id) => self.remove(*id, false, lines),
+            Op::Rename { from, to, over } => {
+                let disks = match over {
+                    Some(over) => self.remove(over.disk, over.open, lines)?,
+                    None => smallvec![],
+                };
                 self.rename(from, to, time);
-                Ok(smallvec![])
+                Ok(disks)
             }
             Op::Attributes {
                 disk,
@@ -418,6 +407,26 @@ impl Namespace {
             self.snapshots.remove(&snapshot.id);
             self.by_epoch.remove(&(map, epoch));
         }
+    }
+
+    /// A disk loses its name, and where it is not open goes away.
+    fn remove(
+        &mut self,
+        id: DiskId,
+        open: bool,
+        lines: &mut Lines<'_>,
+    ) -> Result<SmallVec<[DiskId; 2]>> {
+        let disk = self.need(id)?;
+        let mut meta = disk.meta.lock();
+        if !meta.unlinked {
+            self.names.remove(&meta.name);
+            meta.unlinked = true;
+        }
+        if !open {
+            self.disks.remove(&id);
+            lines.remove(id);
+        }
+        Ok(smallvec![id])
     }
 
     fn rename(&mut self, from: &str, to: &str, time: Timestamp) {

@@ -72,7 +72,14 @@ impl<'a> Draft<'a> {
             Op::Create(new) => self.create(new, seq, time),
             Op::Unlink(disk) => self.disk(*disk, seq)?.unlinked = true,
             Op::Remove(disk) => self.remove(*disk, seq)?,
-            Op::Rename { from, to } => self.rename(from, to, time)?,
+            Op::Rename { from, to, over } => {
+                match over {
+                    Some(over) if over.open => self.disk(over.disk, seq)?.unlinked = true,
+                    Some(over) => self.remove(over.disk, seq)?,
+                    None => {}
+                }
+                self.rename(from, to, time)?;
+            }
             Op::Attributes {
                 disk,
                 mode,

@@ -182,8 +182,17 @@ fn ops() -> Vec<(Op, Vec<u8>)> {
             Op::Rename {
                 from: "a".to_owned(),
                 to: "\u{e9}".to_owned(),
+                over: None,
             },
-            b"\x04\x01\0a\x02\0\xc3\xa9".to_vec(),
+            b"\x04\x01\0a\x02\0\xc3\xa9\0".to_vec(),
+        ),
+        (
+            Op::Rename {
+                from: "a".to_owned(),
+                to: "b".to_owned(),
+                over: Some(Replaced { disk, open: true }),
+            },
+            b"\x04\x01\0a\x01\0b\x01\x01\0\0\0\x01".to_vec(),
         ),
         (
             Op::Attributes {
@@ -352,7 +361,13 @@ fn any_op() -> impl Strategy<Value = Op> {
         rollback,
         any::<u32>().prop_map(|disk| Op::Unlink(DiskId(disk))),
         any::<u32>().prop_map(|disk| Op::Remove(DiskId(disk))),
-        (any_name(), any_name()).prop_map(|(from, to)| Op::Rename { from, to }),
+        (any_name(), any_name(), any::<Option<(u32, bool)>>()).prop_map(|(from, to, over)| {
+            let over = over.map(|(disk, open)| Replaced {
+                disk: DiskId(disk),
+                open,
+            });
+            Op::Rename { from, to, over }
+        }),
         any::<(u32, u64)>().prop_map(|(disk, size)| Op::Resize {
             disk: DiskId(disk),
             size

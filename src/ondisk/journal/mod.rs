@@ -19,7 +19,7 @@ mod op;
 mod record;
 
 pub use header::JournalHeader;
-pub use op::{NewDiskOp, Op, Target};
+pub use op::{NewDiskOp, Op, Replaced, Target};
 pub use record::{Body, RECORD_ALIGN, RECORD_HEADER, RecordHeader, encode_record_head};
 
 use super::wire::WireError;

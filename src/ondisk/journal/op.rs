@@ -44,6 +44,15 @@ pub struct Target {
     pub size: u64,
 }
 
+/// A disk that another takes the name of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// The disk.
+    pub disk: DiskId,
+    /// Whether it is open: then it only loses its name.
+    pub open: bool,
+}
+
 /// A change that is no write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -59,6 +68,8 @@ pub enum Op {
         from: String,
         /// Its new name.
         to: String,
+        /// The disk that had the new name, and goes away with this.
+        over: Option<Replaced>,
     },
     /// Attributes are set, all of them.
     Attributes {
@@ -152,10 +163,15 @@ impl Op {
                 out.u8(3);
                 out.u32(disk.0);
             }
-            Self::Rename { from, to } => {
+            Self::Rename { from, to, over } => {
                 out.u8(4);
                 out.text(from);
                 out.text(to);
+                out.u8(over.is_some().into());
+                if let Some(over) = over {
+                    out.u32(over.disk.0);
+                    out.u8(over.open.into());
+                }
             }
             Self::Attributes {
                 disk,
@@ -242,6 +258,11 @@ impl Op {
             4 => Self::Rename {
                 from: from.text("from")?,
                 to: from.text("to")?,
+                over: if from.flag("has replaced")? {
+                    Some(replaced(from)?)
+                } else {
+                    None
+                },
             },
             5 => Self::Attributes {
                 disk: DiskId(from.u32("disk")?),
@@ -304,6 +325,13 @@ fn origin(from: &mut Reader<'_>) -> Result<Origin, WireError> {
         map: MapId(from.u32("origin map")?),
         epoch: Epoch(from.u64("origin epoch")?),
         limit: Block(from.u64("origin limit")?),
+    })
+}
+
+fn replaced(from: &mut Reader<'_>) -> Result<Replaced, WireError> {
+    Ok(Replaced {
+        disk: DiskId(from.u32("replaced disk")?),
+        open: from.flag("replaced is open")?,
     })
 }
 
