@@ -741,7 +741,7 @@ _snapmark() {
             return 0
             ;;
         snapmark__subcmd__mount)
-            opts="-f -o -h --foreground --allow-other --help"
+            opts="-f -o -h --foreground --background-child --allow-other --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

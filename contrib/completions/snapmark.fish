@@ -59,6 +59,7 @@ volatile\t'Writes are acknowledged from memory: faster, and lost up to the last 
 complete -c snapmark -n "__fish_snapmark_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c snapmark -n "__fish_snapmark_using_subcommand mount" -s o -d 'Mount options as mount(8) gives them: allow_other, fsname=NAME; those of fstab are ignored' -r
 complete -c snapmark -n "__fish_snapmark_using_subcommand mount" -s f -l foreground -d 'Stay in the foreground and log to standard error'
+complete -c snapmark -n "__fish_snapmark_using_subcommand mount" -l background-child -d 'Added by the parent that starts the background process'
 complete -c snapmark -n "__fish_snapmark_using_subcommand mount" -l allow-other -d 'Let other users see the mount; file permissions still apply'
 complete -c snapmark -n "__fish_snapmark_using_subcommand mount" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c snapmark -n "__fish_snapmark_using_subcommand unmount" -s l -l lazy -d 'Detach it even while files in it are open'

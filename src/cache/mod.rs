@@ -6,25 +6,34 @@
 
 mod append;
 mod destage;
+mod enter_op;
 mod error;
 mod frames;
 mod halt;
 mod index;
 mod journal;
+mod lines;
 mod map;
 mod open;
+mod part;
 mod queue;
 mod recover;
 mod ring;
+mod room;
 mod space;
+mod state;
+mod ticket;
 mod window;
 
-pub use append::{Append, Lines, Part, ReliesOn, Ticket};
 pub use error::CacheError;
 pub use frames::{Frame, FramePool};
 pub use halt::Halt;
 pub use index::Found;
 pub use journal::Journal;
+pub use lines::Lines;
 pub use map::{MapState, OriginState};
-pub use open::{Cache, CacheConfig, CacheParts, CacheUse};
+pub use open::CacheParts;
+pub use part::{Append, Part, ReliesOn};
 pub use recover::{Recovery, create_journal};
+pub use state::{Cache, CacheConfig, CacheUse};
+pub use ticket::Ticket;

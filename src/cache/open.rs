@@ -1,8 +1,7 @@
-//! The cache as a whole: what it is made of, how it starts, and how it is asked to drain.
+//! How a cache starts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
@@ -13,29 +12,11 @@ use super::queue::Queue;
 use super::recover::Recovery;
 use super::ring::Ring;
 use super::space::Promises;
-use super::{CacheError, Frame, FramePool, Halt, MapState};
-use crate::base::{DiskId, Epoch, Geometry, MapId, Seq};
+use super::state::{Cache, CacheConfig};
+use super::{CacheError, FramePool, Halt, Lines, MapState};
+use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
 use crate::store::{Catalog, Pool};
-
-/// Settings of the cache.
-#[derive(Clone, Copy, Debug)]
-pub struct CacheConfig {
-    /// Bytes of memory for data and what is kept of it.
-    pub size: u64,
-    /// Whether it works without a journal: what is in it is lost when the daemon dies, and a
-    /// sync moves it to the devices.
-    pub volatile: bool,
-    /// How long a record waits at the most before destaging begins.
-    pub interval: Duration,
-    /// Bytes destaged in one commit.
-    pub batch: u64,
-}
-
-/// Records queued at which destaging is hurried.
-const MANY_RECORDS: u64 = 8 << 10;
-/// Records without data (discards, ops) that may be queued beside as many as there are blocks.
-const MOST_RECORDS: u64 = 64 << 10;
 
 /// Blocks of data in a cache of so many bytes: an eighth of it is for the queue, the index and
 /// what else is kept of each block, so that all of it together stays within the size (P10).
@@ -51,45 +32,6 @@ pub struct CacheParts {
     pub pool: Arc<Pool>,
     /// The journal's storage.
     pub journal: Arc<dyn Device>,
-}
-
-/// The write cache of a store.
-pub struct Cache {
-    pub(super) config: CacheConfig,
-    pub(super) geometry: Geometry,
-    pub(super) catalog: Arc<Catalog>,
-    pub(super) pool: Arc<Pool>,
-    pub(super) journal: Option<Journal>,
-    pub(super) frames: Arc<FramePool>,
-    pub(super) queue: Mutex<Queue>,
-    /// Signalled when journal space was freed; goes with `queue`.
-    pub(super) room: Condvar,
-    pub(super) halt: Halt,
-    pub(super) signals: Signals,
-    /// Whether the journal may be too full for the next write; only a hint.
-    journal_crowded: AtomicBool,
-    /// Snapshots without a name that are still open; a reap spares them.
-    pub(super) open_hidden: Mutex<FxHashMap<(MapId, Epoch), u32>>,
-    worker: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-/// How full the cache is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CacheUse {
-    /// Bytes of data queued.
-    pub bytes: u64,
-    /// Records queued.
-    pub records: u64,
-    /// Markers queued.
-    pub markers: u64,
-    /// Bytes of the journal in use, and its size; absent in volatile mode.
-    pub journal: Option<(u64, u64)>,
-    /// Slots promised to queued writes.
-    pub promised: u64,
-    /// Slots that new writes can still be promised.
-    pub available: u64,
-    /// The pool's slots.
-    pub space: crate::ondisk::Space,
 }
 
 impl Cache {
@@ -153,10 +95,6 @@ impl Cache {
         Ok((cache, recovery))
     }
 
-    pub(super) fn set_worker(&self, worker: std::thread::JoinHandle<()>) {
-        *self.worker.lock() = Some(worker);
-    }
-
     /// Adds the line of a disk that the catalog knows.
     pub fn add_disk(
         &self,
@@ -166,229 +104,6 @@ impl Cache {
         size: Arc<AtomicU64>,
         priority: u8,
     ) {
-        super::append::Lines::over(&mut self.queue.lock(), crate::base::Timestamp(0))
-            .add(disk, map, epoch, size, priority);
-    }
-
-    /// Copies `data`, whole blocks, into the cache's memory, waiting in line for room.
-    ///
-    /// # Errors
-    /// Where the store halts meanwhile.
-    pub fn hold(&self, data: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
-        self.halt.check()?;
-        let taken = self
-            .frames
-            .take(data.len() / crate::base::BLOCK, &self.halt, || {
-                self.signals.hurry()
-            })?;
-        Ok(taken.fill(data))
-    }
-
-    /// Whether so many bytes may have to wait for room in the memory or the journal.
-    #[must_use]
-    pub fn is_crowded(&self, len: usize) -> bool {
-        let blocks = len / crate::base::BLOCK + 2;
-        self.frames.is_crowded(blocks) || self.journal_crowded.load(Ordering::Relaxed)
-    }
-
-    /// The largest write that is taken as one record, in bytes.
-    #[must_use]
-    pub fn largest_write(&self) -> u64 {
-        let cache = self.frames.size() as u64 * crate::base::BLOCK_SIZE / 2;
-        let ring = self
-            .queue
-            .lock()
-            .ring
-            .as_ref()
-            .map_or(u64::MAX, |ring| ring.size() / 4);
-        cache.min(ring).min(4 << 20)
-    }
-
-    /// Returns when every record up to `seq` survives power loss.
-    ///
-    /// # Errors
-    /// Where the sync fails; the store has halted then.
-    pub fn sync(&self, seq: Seq) -> Result<(), CacheError> {
-        match &self.journal {
-            Some(journal) => journal.sync(seq, &self.halt, || {
-                let mut queue = self.queue.lock();
-                queue.seal();
-                Seq(queue.next.0 - 1)
-            }),
-            None => self.flush_to(seq),
-        }
-    }
-
-    /// The number of the newest record.
-    #[must_use]
-    pub fn newest(&self) -> Seq {
-        Seq(self.queue.lock().next.0 - 1)
-    }
-
-    /// Returns when all that is queued now has been destaged.
-    ///
-    /// # Errors
-    /// Where destaging fails; the store has halted then.
-    pub fn flush(&self) -> Result<(), CacheError> {
-        self.flush_to(self.newest())
-    }
-
-    /// Before records reach a device: they must not be lost from the journal by a power loss
-    /// that the device's copy survives (P6).
-    pub(super) fn sync_for_destage(&self, seq: Seq) -> Result<(), CacheError> {
-        if self.journal.is_some() {
-            self.sync(seq)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush_to(&self, seq: Seq) -> Result<(), CacheError> {
-        self.signals.flush(seq);
-        let mut queue = self.queue.lock();
-        while queue.oldest().is_some_and(|oldest| oldest <= seq) {
-            self.halt.check()?;
-            self.room.wait_for(&mut queue, Duration::from_millis(100));
-        }
-        self.halt.check()
-    }
-
-    /// Refuses further appends, drains, reclaims and ends the destager.
-    ///
-    /// # Errors
-    /// Where draining fails; what is in the journal is replayed at the next opening.
-    pub fn close(&self) -> Result<(), CacheError> {
-        self.queue.lock().closed = true;
-        let drained = self.flush();
-        self.stop();
-        drained
-    }
-
-    /// Ends the destager where it stands, as a crash would, but without leaving threads.
-    pub fn stop(&self) {
-        self.signals.stop();
-        let worker = self.worker.lock().take();
-        if let Some(worker) = worker
-            && worker.join().is_err()
-        {
-            log::error!("the destager panicked");
-        }
-    }
-
-    /// Whether so many records are queued that the next must wait (P10).
-    pub(super) fn is_overfull(&self, queue: &Queue) -> bool {
-        queue.records > self.frames.size() as u64 + MOST_RECORDS
-    }
-
-    /// Destages soon where the cache or the journal is filling.
-    pub(super) fn nudge_if_filling(&self, queue: &Queue) {
-        let cache_filling = queue.bytes > self.config.batch.min(self.config.size / 4)
-            || queue.records > MANY_RECORDS;
-        if cache_filling || queue.ring_is_filling() {
-            self.signals.hurry();
-        }
-        self.note_journal(queue);
-    }
-
-    /// Notes whether the journal may be too full for the next write.
-    pub(super) fn note_journal(&self, queue: &Queue) {
-        let crowded = queue
-            .ring
-            .as_ref()
-            .is_some_and(|ring| ring.used() > ring.size() / 8 * 7);
-        if crowded != self.journal_crowded.load(Ordering::Relaxed) {
-            self.journal_crowded.store(crowded, Ordering::Relaxed);
-        }
-    }
-
-    /// How full it is.
-    #[must_use]
-    pub fn usage(&self) -> CacheUse {
-        let queue = self.queue.lock();
-        CacheUse {
-            bytes: queue.bytes,
-            records: queue.records,
-            markers: queue.markers,
-            journal: queue.ring.as_ref().map(|ring| (ring.used(), ring.size())),
-            promised: queue.promises.promised(),
-            available: queue.promises.available(),
-            space: queue.promises.space(),
-        }
-    }
-
-    /// Bytes of a disk's data that wait.
-    #[must_use]
-    pub fn queued_bytes(&self, disk: DiskId) -> u64 {
-        self.queue
-            .lock()
-            .disks
-            .get(&disk)
-            .map_or(0, |line| line.bytes)
-    }
-
-    /// The priority that a disk is destaged with.
-    #[must_use]
-    pub fn priority(&self, disk: DiskId) -> u8 {
-        self.queue
-            .lock()
-            .disks
-            .get(&disk)
-            .map_or(0, |line| line.priority)
-    }
-
-    /// The segment size.
-    #[must_use]
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
-    }
-
-    /// The catalog.
-    #[must_use]
-    pub fn catalog(&self) -> &Arc<Catalog> {
-        &self.catalog
-    }
-
-    /// The devices.
-    #[must_use]
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
-    }
-
-    /// The halt switch.
-    #[must_use]
-    pub fn halt(&self) -> &Halt {
-        &self.halt
-    }
-
-    /// Where the journal is, unless in volatile mode.
-    #[must_use]
-    pub fn journal_name(&self) -> Option<&str> {
-        self.journal.as_ref().map(Journal::name)
-    }
-
-    /// A hidden snapshot is open (or one handle less): a reap leaves it.
-    pub fn pin_hidden(&self, map: MapId, epoch: Epoch, open: bool) {
-        let mut hidden = self.open_hidden.lock();
-        if open {
-            *hidden.entry((map, epoch)).or_default() += 1;
-        } else {
-            hidden.remove(&(map, epoch));
-        }
-    }
-
-    /// Tells the destager that there is work besides the queue, such as new free space.
-    pub fn space_added(&self) {
-        {
-            // The view is taken under the lock, so that an older one never comes after a newer.
-            let mut queue = self.queue.lock();
-            queue.promises.set_space(self.catalog.view().space());
-        }
-        self.signals.hurry();
-    }
-}
-
-impl Drop for Cache {
-    fn drop(&mut self) {
-        self.signals.stop();
+        Lines::over(&mut self.queue.lock(), Timestamp(0)).add(disk, map, epoch, size, priority);
     }
 }

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use smallvec::SmallVec;
 
-use super::append::{Lines, Part};
-use super::open::Cache;
+use super::part::{claim_keys, enter_part};
 use super::queue::{PendingOp, Record};
-use super::{CacheError, MapState};
+use super::state::Cache;
+use super::{CacheError, Lines, MapState, Part};
 use crate::base::{BLOCK, DiskId, Epoch, Seq, checksum};
 use crate::device::Device;
 use crate::ondisk::Marks;
@@ -337,7 +337,7 @@ fn replay_data(cache: &Cache, found: &Replayed) -> Result<(), CacheError> {
     disk.records.push_back(record);
     queue.bytes += bytes;
     queue.records += 1;
-    for key in super::append::claim_keys(cache.geometry, &part, map.id, epoch) {
+    for key in claim_keys(cache.geometry, &part, map.id, epoch) {
         queue.promises.claim(key, true);
     }
     Ok(())
@@ -346,5 +346,5 @@ fn replay_data(cache: &Cache, found: &Replayed) -> Result<(), CacheError> {
 fn restore(map: &Arc<MapState>, epoch: Epoch, part: &Part, header: &RecordHeader) -> Record {
     let mut index = map.index.write();
     let at = (map, epoch, header.seq);
-    super::append::enter_part(&mut index, part, at, header.size_after, header.time).0
+    enter_part(&mut index, part, at, header.size_after, header.time).0
 }

@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::super::open::Cache;
 use super::super::ring::Ring;
 use super::super::space::ClaimKey;
+use super::super::state::Cache;
 use super::super::{CacheError, queue};
 use super::allocate::Allocator;
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};

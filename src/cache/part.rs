@@ -1,0 +1,144 @@
+//! What a change to a disk consists of, and how a piece of it enters line and index.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::index::Index;
+use super::queue::{Record, WriteRecord, ZeroRecord};
+use super::space::ClaimKey;
+use super::{Frame, MapState};
+use crate::base::{Block, DiskId, Epoch, Geometry, MapId, SegmentNo, Seq, Timestamp};
+use crate::ondisk::journal::Op;
+
+/// One record's worth of change to a disk.
+pub enum Part {
+    /// Data from a block on.
+    Write {
+        /// The first block.
+        block: Block,
+        /// The data.
+        frames: Vec<Arc<Frame>>,
+    },
+    /// So many blocks read as zeros.
+    Zero {
+        /// The first block.
+        block: Block,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// What was looked at to make an append.
+pub struct ReliesOn {
+    /// The map that the disk had.
+    pub map: MapId,
+    /// Blocks, with the stamps that they had before they were read.
+    pub stamps: SmallVec<[(Block, Seq); 2]>,
+    /// The disk's size, where it matters.
+    pub size: Option<u64>,
+}
+
+/// Changes to a disk that enter the queue next to each other.
+pub struct Append {
+    /// The disk.
+    pub disk: DiskId,
+    /// At least one.
+    pub parts: SmallVec<[Part; 3]>,
+    /// Where the last byte written ends, if the disk may have to grow.
+    pub end: Option<u64>,
+    /// What the content rests on. If it has changed, nothing is appended.
+    pub relies_on: Option<ReliesOn>,
+    /// An op to enter right behind.
+    pub then: Option<Op>,
+}
+
+impl Append {
+    /// These parts, and nothing else.
+    #[must_use]
+    pub fn of(disk: DiskId, parts: SmallVec<[Part; 3]>) -> Self {
+        Self {
+            disk,
+            parts,
+            end: None,
+            relies_on: None,
+            then: None,
+        }
+    }
+
+    /// The segments that its writes touch.
+    pub(super) fn claim_keys(
+        &self,
+        geometry: Geometry,
+        map: MapId,
+        epoch: Epoch,
+    ) -> SmallVec<[ClaimKey; 4]> {
+        self.parts
+            .iter()
+            .flat_map(|part| claim_keys(geometry, part, map, epoch))
+            .collect()
+    }
+}
+
+/// The segments that a part writes to.
+pub(super) fn claim_keys(
+    geometry: Geometry,
+    part: &Part,
+    map: MapId,
+    epoch: Epoch,
+) -> impl Iterator<Item = ClaimKey> + use<> {
+    let segments = match part {
+        Part::Write { block, frames } => {
+            let last = Block(block.0 + frames.len() as u64 - 1);
+            geometry.locate(*block).0.0..geometry.locate(last).0.0 + 1
+        }
+        Part::Zero { .. } => 0..0,
+    };
+    segments.map(move |segment| ClaimKey {
+        map,
+        epoch,
+        segment: SegmentNo(segment),
+    })
+}
+
+/// Puts a part into the index, and makes its record.
+pub(super) fn enter_part(
+    index: &mut Index,
+    part: &Part,
+    (map, epoch, seq): (&Arc<MapState>, Epoch, Seq),
+    size_after: Option<u64>,
+    time: Timestamp,
+) -> (Record, Vec<Arc<Frame>>) {
+    match part {
+        Part::Write { block, frames } => {
+            for (at, frame) in (block.0..).zip(frames) {
+                index.insert(Block(at), frame.clone(), epoch, seq);
+            }
+            map.touch(block.0, frames.len() as u64, seq);
+            let (map, frames, block) = (map.clone(), frames.clone(), *block);
+            let write = WriteRecord {
+                seq,
+                map,
+                epoch,
+                block,
+                frames: frames.clone(),
+                size_after,
+                time,
+            };
+            (Record::Write(Arc::new(write)), frames)
+        }
+        Part::Zero { block, count } => {
+            index.zero(block.0..block.0 + count, epoch, seq);
+            map.touch(block.0, *count, seq);
+            let zero = ZeroRecord {
+                seq,
+                map: map.clone(),
+                epoch,
+                block: *block,
+                count: *count,
+                time,
+            };
+            (Record::Zero(Arc::new(zero)), Vec::new())
+        }
+    }
+}

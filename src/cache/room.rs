@@ -1,0 +1,78 @@
+//! What an append does that finds too little room: in the journal, or in the pool.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::space::ClaimKey;
+use super::state::Cache;
+use super::{Append, CacheError};
+
+/// Segments that were seen to need no promise, since they have a slot to write to.
+#[derive(Default)]
+pub(super) struct Exempt {
+    /// The commit as of which that holds. After another, a discard may have taken the slot.
+    pub generation: u64,
+    pub keys: SmallVec<[ClaimKey; 4]>,
+}
+
+impl Cache {
+    /// Waits a moment for destaging to free journal space.
+    pub fn wait_for_room(&self) {
+        self.signals.hurry();
+        let mut queue = self.queue.lock();
+        self.room.wait_for(&mut queue, Duration::from_millis(50));
+    }
+
+    /// The pool is short of slots: exempts segments that need none, or lets destaging settle
+    /// promises that were made to be safe; fails when neither helps.
+    pub(super) fn find_space(
+        &self,
+        append: &Append,
+        exempt: &mut Exempt,
+        needed: u64,
+        available: u64,
+    ) -> Result<(), CacheError> {
+        let full = CacheError::NoSpace { needed, available };
+        let (map, epoch, idle) = {
+            let queue = self.queue.lock();
+            let disk = queue.disks.get(&append.disk).ok_or(CacheError::Gone)?;
+            (disk.map.clone(), disk.epoch, queue.promises.promised() == 0)
+        };
+        let view = self.catalog.view();
+        let newest = view.newest_snapshot(map.id)?;
+        if exempt.generation != view.generation() {
+            *exempt = Exempt {
+                generation: view.generation(),
+                keys: SmallVec::new(),
+            };
+        }
+        let before = exempt.keys.len();
+        for key in append.claim_keys(self.geometry, map.id, epoch) {
+            let has_slot = match view.live(map.id, key.segment)? {
+                Some((_, live)) => {
+                    live.place.is_some() && newest.is_none_or(|newest| live.birth > newest)
+                }
+                None => false,
+            };
+            let same_epoch = view
+                .map(map.id)?
+                .is_some_and(|record| record.epoch == epoch);
+            if has_slot && same_epoch && self.journal.is_some() && !exempt.keys.contains(&key) {
+                exempt.keys.push(key);
+            }
+        }
+        if exempt.keys.len() > before {
+            return Ok(());
+        }
+        if idle {
+            return Err(full);
+        }
+        // Promises that turn out not to be needed come back with a destage. Which may wait for
+        // slots that wait for old views to go: this one too.
+        drop(view);
+        self.flush()?;
+        let enough = self.queue.lock().promises.available() >= needed;
+        if enough { Ok(()) } else { Err(full) }
+    }
+}
