@@ -31,6 +31,7 @@ pub struct Disk {
     pub(crate) opens: AtomicU32,
     /// Last change of content, nanoseconds since 1970.
     pub(crate) modified: AtomicI64,
+    /// Locked last: who holds it takes no other lock.
     pub(crate) meta: Mutex<DiskMeta>,
 }
 
@@ -63,6 +64,7 @@ pub struct Snapshot {
     pub(crate) gid: u32,
     pub(crate) created: Timestamp,
     pub(crate) opens: AtomicU32,
+    /// Locked last: who holds it takes no other lock.
     pub(crate) meta: Mutex<SnapshotMeta>,
 }
 

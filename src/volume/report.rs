@@ -125,12 +125,13 @@ impl Volumes {
                     .snapshot(snapshot.map.id, snapshot.epoch)
                     .ok()
                     .flatten();
+                let allocated = self.snapshot_allocated(&snapshot).unwrap_or_default();
                 let meta = snapshot.meta.lock();
                 let status = SnapshotStatus {
                     disk: meta.disk_name.clone(),
                     name: meta.name.clone(),
                     size: snapshot.size,
-                    allocated: self.snapshot_allocated(&snapshot).unwrap_or_default(),
+                    allocated,
                     created: rfc3339(snapshot.created),
                     queued: record.is_none(),
                 };
