@@ -87,6 +87,7 @@ impl Cache {
             room: Condvar::new(),
             halt: Halt::default(),
             signals: Signals::default(),
+            destaged: AtomicU64::new(0),
             journal_crowded: AtomicBool::new(false),
             open_hidden: Mutex::default(),
             worker: Mutex::new(None),

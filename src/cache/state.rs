@@ -1,7 +1,7 @@
 //! The cache as a whole: what it is made of, and how it is looked at, synced and drained.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -46,6 +46,8 @@ pub struct Cache {
     pub(super) room: Condvar,
     pub(super) halt: Halt,
     pub(super) signals: Signals,
+    /// Bytes that destaging has written to devices.
+    pub(super) destaged: AtomicU64,
     /// Whether the journal may be too full for the next write; only a hint.
     pub(super) journal_crowded: AtomicBool,
     /// Snapshots without a name that are still open; a reap spares them.
@@ -241,6 +243,12 @@ impl Cache {
             .disks
             .get(&disk)
             .map_or(0, |line| line.priority)
+    }
+
+    /// Bytes that destaging has written to devices since the start.
+    #[must_use]
+    pub fn destaged(&self) -> u64 {
+        self.destaged.load(Ordering::Relaxed)
     }
 
     /// The segment size.

@@ -29,7 +29,7 @@ impl Default for CatalogConfig {
     fn default() -> Self {
         Self {
             page_cache: 16 << 20,
-            dirty_limit: 16 << 20,
+            dirty_limit: 8 << 20,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The open store.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -153,6 +154,8 @@ impl Volumes {
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
+        let destaged = self.cache.destaged();
+        self.metrics.destaged_bytes.store(destaged, Relaxed);
         &self.metrics
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -347,7 +348,8 @@ impl Destager {
         if work.is_empty() {
             return Ok(());
         }
-        work.store(&self.cache.pool, self.cache.geometry)?;
+        work.store(&self.cache.pool)?;
+        self.cache.destaged.fetch_add(work.bytes(), Relaxed);
         self.cache.catalog.commit(&work.changes)?;
         self.reclaim
             .add(self.cache.catalog.view().generation(), work.retired());

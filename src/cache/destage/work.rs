@@ -1,13 +1,17 @@
 //! What a round is going to do: blocks to write, slots to take and give up, changes to commit.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::super::{CacheError, Frame};
 use super::allocate::take_changes;
-use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Geometry, Place};
+use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place};
 use crate::ondisk::Change;
 use crate::store::{Pool, View, read_blocks};
+
+/// Blocks held in memory before they are written: 4 MiB.
+const HELD_BLOCKS: usize = (4 << 20) / BLOCK;
 
 /// A block's new content.
 pub(super) enum Data {
@@ -36,7 +40,13 @@ impl Data {
 /// The work of one commit.
 #[derive(Default)]
 pub(super) struct Work {
+    /// Still to be written.
     writes: Vec<(Place, usize, Data)>,
+    /// Bytes written already.
+    written: u64,
+    /// Checksums of what is written, and the devices that it is on.
+    sums: Vec<Change>,
+    devices: BTreeSet<DeviceNo>,
     taken: Vec<Place>,
     /// Slots given up; they go to the pending list with the commit.
     retired: Vec<Place>,
@@ -65,13 +75,13 @@ impl Work {
         }
     }
 
-    /// Bytes that it writes.
+    /// Bytes that it writes, or has written.
     pub fn bytes(&self) -> u64 {
-        self.writes.len() as u64 * BLOCK as u64
+        self.written + self.writes.len() as u64 * BLOCK as u64
     }
 
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.writes.is_empty() && self.retired.is_empty()
+        self.changes.is_empty() && self.bytes() == 0 && self.retired.is_empty()
     }
 
     /// Slots that the commit gives up.
@@ -94,19 +104,20 @@ impl Work {
             for ((block, data), sum) in run.zip(buf.chunks_exact(BLOCK)).zip(sums) {
                 self.write(to, block, Data::Copy(data.into(), sum));
             }
+            if self.writes.len() > HELD_BLOCKS {
+                self.write_out(pool)?;
+            }
         }
         Ok(())
     }
 
-    /// Writes all data, makes it durable, and adds what the commit must say of it. Returns the
-    /// bytes written.
-    pub fn store(&mut self, pool: &Pool, geometry: Geometry) -> Result<u64, CacheError> {
+    /// Writes what is held. Nothing of it counts before the commit, so when is a matter of memory
+    /// alone: merging one segment may bring as many blocks as it has.
+    fn write_out(&mut self, pool: &Pool) -> Result<(), CacheError> {
+        let geometry = pool.geometry();
         self.writes
             .sort_by_key(|(place, block, _)| (*place, *block));
-        let mut sums: Vec<Change> = Vec::new();
-        let mut devices: Vec<DeviceNo> = Vec::new();
-        let runs = self.writes.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1);
-        for run in runs {
+        for run in self.writes.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
             let Some((place, first, _)) = run.first() else {
                 continue;
             };
@@ -116,25 +127,26 @@ impl Work {
                 .collect();
             pool.write(*place, *first, &bufs)?;
             let at = geometry.slot_block(place.slot) + *first as u64;
-            push_sums(
-                &mut sums,
-                place.device,
-                at,
-                run.iter().map(|(_, _, data)| data.checksum()),
-            );
-            if devices.last() != Some(&place.device) {
-                devices.push(place.device);
-            }
+            let sums = run.iter().map(|(_, _, data)| data.checksum());
+            push_sums(&mut self.sums, place.device, at, sums);
+            self.devices.insert(place.device);
         }
-        pool.sync(&devices)?;
-        let bytes = self.bytes();
+        self.written = self.bytes();
         self.writes.clear();
+        Ok(())
+    }
+
+    /// Writes all data, makes it durable, and adds what the commit must say of it.
+    pub fn store(&mut self, pool: &Pool) -> Result<(), CacheError> {
+        self.write_out(pool)?;
+        let devices: Vec<DeviceNo> = self.devices.iter().copied().collect();
+        pool.sync(&devices)?;
         let mut changes = take_changes(std::mem::take(&mut self.taken));
         changes.append(&mut self.changes);
-        changes.append(&mut sums);
+        changes.append(&mut self.sums);
         changes.extend(self.retired.iter().map(|place| Change::Retire(*place)));
         self.changes = changes;
-        Ok(bytes)
+        Ok(())
     }
 
     /// After the commit: gives the host the blocks that are no longer needed. A reader that still
