@@ -87,9 +87,12 @@ impl Cache {
             return Ok(Attempt::Room);
         }
         let keys = append.claim_keys(self.geometry, map.id, epoch);
+        let mut segments = keys.clone();
+        segments.dedup();
+        let unpromised = segments.iter().copied();
         let needed = queue
             .promises
-            .needed(keys.iter().copied().filter(|key| !exempt.contains(key)));
+            .needed(unpromised.filter(|key| !exempt.contains(key)));
         let available = queue.promises.available();
         if needed > available {
             return Ok(Attempt::Space { needed, available });

@@ -88,7 +88,7 @@ impl Cache {
             halt: Halt::default(),
             signals: Signals::default(),
             destaged: AtomicU64::new(0),
-            journal_crowded: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             open_hidden: Mutex::default(),
             worker: Mutex::new(None),
         });

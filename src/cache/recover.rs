@@ -190,14 +190,24 @@ impl Recovery {
     /// The record expected next, wherever it may lie.
     fn find(&self, device: &dyn Device) -> Result<Option<Replayed>, CacheError> {
         let page = self.at.next_multiple_of(4096);
+        let mut best: Option<Replayed> = None;
         for offset in [self.at, page, 0] {
-            if offset + RECORD_HEADER as u64 <= self.ring
-                && let Some(found) = self.read(device, offset)?
+            if offset + RECORD_HEADER as u64 > self.ring {
+                continue;
+            }
+            let Some(found) = self.read(device, offset)? else {
+                continue;
+            };
+            // A record that an earlier recovery decided against may lie where the true one would
+            // have been but for a sync; the true one is of the later session.
+            if best
+                .as_ref()
+                .is_none_or(|best| found.header.session > best.header.session)
             {
-                return Ok(Some(found));
+                best = Some(found);
             }
         }
-        Ok(None)
+        Ok(best)
     }
 
     fn read(&self, device: &dyn Device, offset: u64) -> Result<Option<Replayed>, CacheError> {

@@ -51,7 +51,7 @@ impl Ring {
     /// Room for a record of `len` bytes, or nothing while the ring is too full.
     pub fn take(&mut self, seq: Seq, len: u64) -> Option<u64> {
         let (offset, waste) = self.next(self.head, self.sealed, len);
-        if self.used + waste + len > self.size {
+        if !self.fits(self.used + waste + len) {
             return None;
         }
         self.sealed = false;
@@ -67,7 +67,14 @@ impl Ring {
             (head, sealed) = (offset + len, false);
             used += waste + len;
         }
-        used <= self.size
+        self.fits(used)
+    }
+
+    /// Whether so many bytes may be in use. The page that the oldest record begins in is kept out
+    /// of reach of the newest: it holds a synced record.
+    fn fits(&self, used: u64) -> bool {
+        let kept = if self.records.is_empty() { 0 } else { PAGE };
+        used + kept <= self.size
     }
 
     /// Where a record of `len` bytes goes when all before it end at `head`, and what is wasted.
@@ -152,25 +159,39 @@ mod tests {
 
     #[test]
     fn space_comes_back_in_order_and_wraps() {
-        let mut ring = Ring::new(1000, 0);
-        assert_eq!(ring.take(Seq(1), 400), Some(0));
-        assert_eq!(ring.take(Seq(2), 400), Some(400));
-        assert_eq!(ring.take(Seq(3), 400), None);
+        let mut ring = Ring::new(21_000, 0);
+        assert_eq!(ring.take(Seq(1), 8000), Some(0));
+        assert_eq!(ring.take(Seq(2), 8000), Some(8000));
+        assert_eq!(ring.take(Seq(3), 8000), None);
         ring.done(Seq(2));
         ring.release(Seq(1));
-        assert_eq!((ring.used(), ring.tail(Seq(3))), (800, (0, Seq(1))));
+        assert_eq!((ring.used(), ring.tail(Seq(3))), (16_000, (0, Seq(1))));
         ring.done(Seq(1));
-        assert_eq!(ring.tail(Seq(3)), (800, Seq(3)));
+        assert_eq!(ring.tail(Seq(3)), (16_000, Seq(3)));
         ring.release(Seq(1));
-        assert_eq!(ring.used(), 800, "no commit has said so yet");
+        assert_eq!(ring.used(), 16_000, "no commit has said so yet");
         ring.release(Seq(3));
         assert_eq!(ring.used(), 0);
-        assert_eq!(ring.take(Seq(3), 400), Some(0));
+        assert_eq!(ring.take(Seq(3), 8000), Some(0));
         assert_eq!(
             ring.used(),
-            600,
+            13_000,
             "the waste before the wrap counts until record 3 goes"
         );
+    }
+
+    #[test]
+    fn the_newest_record_keeps_off_the_page_of_the_oldest() {
+        let mut ring = Ring::new(16_384, 0);
+        assert_eq!(ring.take(Seq(1), 64), Some(0));
+        assert_eq!(ring.take(Seq(2), 8192), Some(64));
+        ring.done(Seq(1));
+        ring.release(Seq(2));
+        assert!(
+            !ring.has_room(&[8192]),
+            "it would end in the page of record 2"
+        );
+        assert!(ring.has_room(&[4096]));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub struct CacheConfig {
     pub batch: u64,
 }
 
+/// Slots left at which a write may have to look closer, and wait for a destage.
+const FEW_SLOTS: u64 = 64;
 /// Records queued at which destaging is hurried.
 const MANY_RECORDS: u64 = 8 << 10;
 /// Records without data (discards, ops) that may be queued beside as many as there are blocks.
@@ -48,8 +50,8 @@ pub struct Cache {
     pub(super) signals: Signals,
     /// Bytes that destaging has written to devices.
     pub(super) destaged: AtomicU64,
-    /// Whether the journal may be too full for the next write; only a hint.
-    pub(super) journal_crowded: AtomicBool,
+    /// Whether the next write may have to wait for journal, queue or pool; only a hint.
+    pub(super) crowded: AtomicBool,
     /// Snapshots without a name that are still open; a reap spares them.
     pub(super) open_hidden: Mutex<FxHashMap<(MapId, Epoch), u32>>,
     pub(super) worker: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -97,7 +99,7 @@ impl Cache {
     #[must_use]
     pub fn is_crowded(&self, len: usize) -> bool {
         let blocks = len / crate::base::BLOCK + 2;
-        self.frames.is_crowded(blocks) || self.journal_crowded.load(Ordering::Relaxed)
+        self.frames.is_crowded(blocks) || self.crowded.load(Ordering::Relaxed)
     }
 
     /// The largest write that is taken as one record, in bytes.
@@ -196,17 +198,17 @@ impl Cache {
         if cache_filling || queue.ring_is_filling() {
             self.signals.hurry();
         }
-        self.note_journal(queue);
+        self.note_crowd(queue);
     }
 
-    /// Notes whether the journal may be too full for the next write.
-    pub(super) fn note_journal(&self, queue: &Queue) {
-        let crowded = queue
-            .ring
-            .as_ref()
-            .is_some_and(|ring| ring.used() > ring.size() / 8 * 7);
-        if crowded != self.journal_crowded.load(Ordering::Relaxed) {
-            self.journal_crowded.store(crowded, Ordering::Relaxed);
+    /// Notes whether the next write may have to wait for something else than memory.
+    pub(super) fn note_crowd(&self, queue: &Queue) {
+        let ring = queue.ring.as_ref();
+        let crowded = ring.is_some_and(|ring| ring.used() > ring.size() / 8 * 7)
+            || queue.promises.available() < FEW_SLOTS
+            || self.is_overfull(queue);
+        if crowded != self.crowded.load(Ordering::Relaxed) {
+            self.crowded.store(crowded, Ordering::Relaxed);
         }
     }
 

@@ -86,6 +86,7 @@ pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), St
     let changes: Vec<Change> = records.into_iter().map(Change::AddDevice).collect();
     catalog.commit(&changes)?;
     catalog.checkpoint()?;
+    made.0.push(layout.catalog_pages());
     finish(&layout, &unfinished)?;
     made.0.clear();
     Ok(())

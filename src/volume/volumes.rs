@@ -67,7 +67,10 @@ impl Volumes {
             largest_write,
             adding_device: Mutex::default(),
         });
-        volumes.finish_removals()?;
+        if let Err(error) = volumes.finish_removals() {
+            volumes.cache.stop();
+            return Err(error);
+        }
         Ok(volumes)
     }
 

@@ -34,14 +34,14 @@ pub(super) struct Settled {
 
 /// Takes runs of up to `limit` bytes together. Where the journal is filling, the disk with the
 /// oldest record goes first; else the one with the highest priority.
-pub(super) fn collect(queue: &Queue, geometry: Geometry, limit: u64) -> Vec<Run> {
-    let filling = queue.ring_is_filling();
+pub(super) fn collect(queue: &Queue, geometry: Geometry, limit: u64, by_age: bool) -> Vec<Run> {
+    let by_age = by_age || queue.ring_is_filling();
     let mut order: Vec<_> = queue
         .disks
         .iter()
         .filter_map(|(id, disk)| Some((id, disk, disk.records.front()?.seq())))
         .collect();
-    order.sort_by_key(|(_, disk, seq)| (if filling { 0 } else { u8::MAX - disk.priority }, *seq));
+    order.sort_by_key(|(_, disk, seq)| (if by_age { 0 } else { u8::MAX - disk.priority }, *seq));
     let (mut runs, mut bytes, mut records) = (Vec::new(), 0, 0);
     for (id, disk, _) in order {
         if bytes >= limit || records >= MAX_RECORDS {

@@ -24,6 +24,10 @@ use crate::store::{At, View};
 
 /// Segments of a wide discard dealt with in one commit.
 const WIDE_CHUNK: usize = 2048;
+/// How long a batch waits for slots that readers may still look at. It may not need them.
+const RECLAIM_PATIENCE: Duration = Duration::from_millis(100);
+/// Batches by priority, after which the oldest record has its turn.
+const BY_PRIORITY: u32 = 8;
 /// Pause between two pieces of background work.
 const BACKGROUND_PAUSE: Duration = Duration::from_millis(1);
 /// Ops applied in one commit.
@@ -106,7 +110,7 @@ impl Destager {
     /// Destages all that is queued now.
     fn drain(&mut self) -> Result<(), CacheError> {
         let target = self.cache.newest();
-        loop {
+        for batch in 0u32.. {
             self.cache.halt.check()?;
             if self.cache.signals.stopping() && self.cache.queue.lock().oldest().is_none() {
                 return Ok(());
@@ -121,9 +125,11 @@ impl Destager {
             if ready {
                 self.apply_ops()?;
             } else {
-                self.destage_batch()?;
+                let awaited = oldest.is_some_and(|oldest| self.cache.signals.awaits(oldest));
+                self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY)?;
             }
         }
+        Ok(())
     }
 
     /// What can wait: reaping and reclaiming, a piece at a time.
@@ -257,17 +263,22 @@ impl Destager {
             queue.disks.remove(&disk);
         }
         self.take_stock(&mut queue);
-        self.cache.note_journal(&queue);
+        self.cache.note_crowd(&queue);
         drop(queue);
         self.cache.room.notify_all();
         self.reap(reap);
         Ok(())
     }
 
-    /// Destages one batch of data.
-    fn destage_batch(&mut self) -> Result<(), CacheError> {
+    /// Destages one batch of data, the oldest first or by priority.
+    fn destage_batch(&mut self, by_age: bool) -> Result<(), CacheError> {
         let geometry = self.cache.geometry;
-        let mut runs = collect(&self.cache.queue.lock(), geometry, self.cache.config.batch);
+        let mut runs = collect(
+            &self.cache.queue.lock(),
+            geometry,
+            self.cache.config.batch,
+            by_age,
+        );
         let Some(last) = runs.iter().map(Run::last).max() else {
             return Ok(());
         };
@@ -363,7 +374,7 @@ impl Destager {
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
         self.take_stock(&mut queue);
-        self.cache.note_journal(&queue);
+        self.cache.note_crowd(&queue);
         drop(queue);
         self.cache.room.notify_all();
     }
@@ -429,7 +440,7 @@ impl Destager {
 
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
     fn prepare_slots(&mut self, count: u64) -> Result<(), CacheError> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + RECLAIM_PATIENCE;
         loop {
             let view = self.cache.catalog.view();
             let found = self.slots.prepare(&view, count)?;

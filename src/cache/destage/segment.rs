@@ -14,6 +14,12 @@ use crate::store::{At, Pool, Source, View};
 /// How many versions a read may have to walk; one more is merged with all below it.
 const MAX_LAYERS: usize = 8;
 
+/// How many versions of this segment a read may have to walk: [`MAX_LAYERS`] or fewer. Not all
+/// segments of a disk are merged after the same snapshot, so that the work is spread.
+fn most_layers(segment: SegmentNo) -> usize {
+    MAX_LAYERS - segment.0 as usize % (MAX_LAYERS / 2)
+}
+
 /// What a run brings to a segment: the newest data of each block, or that it is zero.
 #[derive(Clone)]
 pub(super) struct Update {
@@ -257,7 +263,7 @@ impl Context<'_> {
         // the pool is full. The next write to the segment shortens the chain.
         if new.place.is_some()
             && !new.covered().is_full(self.geometry)
-            && self.layers(key, &live)? >= MAX_LAYERS
+            && self.layers(key, &live)? >= most_layers(key.segment)
         {
             self.merge_below(key, &mut new, work)?;
         }

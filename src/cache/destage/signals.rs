@@ -50,6 +50,11 @@ impl Signals {
         self.wake.notify_all();
     }
 
+    /// Whether someone waits for this record to be destaged.
+    pub(super) fn awaits(&self, seq: Seq) -> bool {
+        seq <= self.asked.lock().flush
+    }
+
     /// Ends the destager.
     pub fn stop(&self) {
         self.asked.lock().stop = true;
