@@ -1,5 +1,6 @@
 //! The destager's thread and its rounds.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,7 +16,7 @@ use super::batch::{Run, Settled, collect, mark_done, segments, settle};
 use super::ops::Draft;
 use super::reap::{Reap, Step};
 use super::reclaim::Reclaim;
-use super::segment::{Context, Update};
+use super::segment::{Context, MERGE_BUDGET, Update};
 use super::signals::Wake;
 use super::work::Work;
 use crate::base::{Epoch, MapId, SegmentNo};
@@ -307,6 +308,7 @@ impl Destager {
         runs: Vec<(Run, BTreeMap<SegmentNo, Update>)>,
     ) -> Result<(), CacheError> {
         let cache = self.cache.clone();
+        let budget = Cell::new(MERGE_BUDGET);
         let view = cache.catalog.view();
         let mut work = Work::default();
         let mut settled = Vec::new();
@@ -318,7 +320,7 @@ impl Destager {
                     what: format!("disk {}", run.disk),
                 });
             };
-            let context = context(&cache, &view, &run)?;
+            let context = context(&cache, &view, &run, &budget)?;
             for (segment, update) in updates {
                 let writes = update.writes;
                 let outcome = context.plan(segment, update, &mut self.slots, &mut work)?;
@@ -384,6 +386,7 @@ impl Destager {
     fn discard_wide(&mut self, run: &Run) -> Result<(), CacheError> {
         let geometry = self.cache.geometry;
         let cache = self.cache.clone();
+        let budget = Cell::new(MERGE_BUDGET);
         let Some(zero) = run.wide_zero(geometry) else {
             return Ok(());
         };
@@ -396,7 +399,7 @@ impl Destager {
             let Some(last) = mapped.last().copied() else {
                 return Ok(());
             };
-            let context = context(&cache, &view, run)?;
+            let context = context(&cache, &view, run, &budget)?;
             let mut work = Work::default();
             let mut allocated = 0;
             let mut settled = Vec::new();
@@ -467,7 +470,12 @@ impl Destager {
 }
 
 /// What holds for all segments of a run.
-fn context<'a>(cache: &'a Cache, view: &'a View, run: &Run) -> Result<Context<'a>, CacheError> {
+fn context<'a>(
+    cache: &'a Cache,
+    view: &'a View,
+    run: &Run,
+    merge_budget: &'a Cell<u64>,
+) -> Result<Context<'a>, CacheError> {
     let map = view.map(run.map.id)?;
     let map = map.ok_or_else(|| CacheError::Missing {
         seq: run.last(),
@@ -488,5 +496,6 @@ fn context<'a>(cache: &'a Cache, view: &'a View, run: &Run) -> Result<Context<'a
         newest_snapshot: view.newest_snapshot(map.id)?,
         origin: map.origin,
         copy_on_write: cache.journal.is_none(),
+        merge_budget,
     })
 }

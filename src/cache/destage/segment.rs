@@ -1,6 +1,7 @@
 //! What becomes of one segment in a round: written in place, into a new slot over the older
 //! version, or given up.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,13 +12,19 @@ use crate::base::{BlockMask, Epoch, Geometry, MapId, Place, SegmentNo};
 use crate::ondisk::{Change, Descriptor, Origin, VersionKey};
 use crate::store::{At, Pool, Source, View};
 
-/// How many versions a read may have to walk; one more is merged with all below it.
-const MAX_LAYERS: usize = 8;
+/// How many versions a read may have to walk before the next one is merged with all below it,
+/// as far as the batch's budget goes.
+const MANY_LAYERS: usize = 8;
+/// How many versions a read may have to walk at the most.
+const MAX_LAYERS: usize = 32;
+/// Bytes that one batch merges before it leaves the rest for later, so that the writes that wait
+/// for its memory do not wait long.
+pub(super) const MERGE_BUDGET: u64 = 8 << 20;
 
-/// How many versions of this segment a read may have to walk: [`MAX_LAYERS`] or fewer. Not all
-/// segments of a disk are merged after the same snapshot, so that the work is spread.
-fn most_layers(segment: SegmentNo) -> usize {
-    MAX_LAYERS - segment.0 as usize % (MAX_LAYERS / 2)
+/// [`MANY_LAYERS`] or somewhat fewer: not all segments of a disk are to be merged after the same
+/// snapshot.
+fn many_layers(segment: SegmentNo) -> usize {
+    MANY_LAYERS - segment.0 as usize % (MANY_LAYERS / 2)
 }
 
 /// What a run brings to a segment: the newest data of each block, or that it is zero.
@@ -69,6 +76,8 @@ pub(super) struct Context<'a> {
     pub origin: Option<Origin>,
     /// Never overwrite data in place: there is no journal to repair a torn write from.
     pub copy_on_write: bool,
+    /// Bytes that may still be merged in this batch.
+    pub merge_budget: &'a Cell<u64>,
 }
 
 /// How a segment came out.
@@ -263,7 +272,7 @@ impl Context<'_> {
         // the pool is full. The next write to the segment shortens the chain.
         if new.place.is_some()
             && !new.covered().is_full(self.geometry)
-            && self.layers(key, &live)? >= most_layers(key.segment)
+            && self.is_due(key, &live)?
         {
             self.merge_below(key, &mut new, work)?;
         }
@@ -298,6 +307,18 @@ impl Context<'_> {
         };
         work.changes.push(Change::PutVersion(key, new));
         Ok(true)
+    }
+
+    /// Whether the chain below a new version is to be merged into it.
+    fn is_due(&self, key: VersionKey, live: &Descriptor) -> Result<bool, CacheError> {
+        let layers = self.layers(key, live)?;
+        if layers < many_layers(key.segment) {
+            return Ok(false);
+        }
+        let left = self.merge_budget.get();
+        self.merge_budget
+            .set(left.saturating_sub(self.geometry.segment_bytes()));
+        Ok(left > 0 || layers >= MAX_LAYERS)
     }
 
     /// How many versions a read of the live one may walk.
