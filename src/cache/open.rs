@@ -74,6 +74,7 @@ impl Cache {
             markers: 0,
             applying: None,
             closed: false,
+            unsettled: Seq(0),
             recovering: true,
         };
         let cache = Arc::new(Self {

@@ -109,6 +109,10 @@ pub(super) struct Queue {
     pub markers: u64,
     /// No more appends: the store is being closed.
     pub closed: bool,
+    /// Blocks of records up to this one may be on a device without a commit that has their
+    /// checksums: a batch that was cut short wrote some of them in place. Until all of them are
+    /// destaged nobody but their readers, who find them in the index, may look at such blocks.
+    pub unsettled: Seq,
     /// The journal is still being replayed: its end is not known yet.
     pub recovering: bool,
 }
@@ -141,6 +145,11 @@ impl Queue {
         {
             ring.seal();
         }
+    }
+
+    /// Whether blocks on devices may differ from their checksums; see `unsettled`.
+    pub fn is_unsettled(&self) -> bool {
+        self.recovering || self.oldest().is_some_and(|oldest| oldest <= self.unsettled)
     }
 
     /// Enters an op and its barriers.
