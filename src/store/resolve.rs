@@ -1,5 +1,7 @@
 //! Where a segment's blocks come from: walks its versions from the newest that counts downward.
 
+use std::ops::ControlFlow;
+
 use super::{CatalogError, View};
 use crate::base::{BlockMask, Epoch, MapId, Place, SegmentNo};
 use crate::ondisk::{Descriptor, VersionKey};
@@ -25,20 +27,39 @@ pub enum At {
 }
 
 impl View {
-    /// The version that counts as of `at`, if any.
+    /// Visits the versions that a segment consists of as of `at`, the newest first, until told to
+    /// stop: the one that counts, and those that may show through its gaps.
     ///
     /// # Errors
     /// Where the catalog can't be read.
-    pub fn newest(
+    pub fn layers(
         &self,
         map: MapId,
         segment: SegmentNo,
         at: At,
-    ) -> Result<Option<(VersionKey, Descriptor)>, CatalogError> {
-        match at {
-            At::Live => self.live(map, segment),
-            At::Epoch(epoch) => self.version_at(map, segment, epoch),
-        }
+        visit: &mut dyn FnMut(VersionKey, &Descriptor) -> ControlFlow<()>,
+    ) -> Result<(), CatalogError> {
+        let top = match at {
+            At::Live => VersionKey {
+                map,
+                segment,
+                death: Epoch::LIVE,
+            },
+            At::Epoch(epoch) => match self.version_at(map, segment, epoch)? {
+                Some((key, _)) => key,
+                None => return Ok(()),
+            },
+        };
+        let mut met_top = false;
+        self.versions_down(top, &mut |key, descriptor| {
+            met_top |= key == top;
+            if met_top {
+                visit(key, descriptor)
+            } else {
+                // Nothing is live; what is older does not count.
+                ControlFlow::Break(())
+            }
+        })
     }
 
     /// Where the `wanted` blocks of a segment come from, as of `at`. The masks of the answer are
@@ -53,26 +74,11 @@ impl View {
         at: At,
         wanted: BlockMask,
     ) -> Result<Vec<(BlockMask, Source)>, CatalogError> {
-        let mut pieces = Vec::new();
-        let rest = self.resolve_down(self.newest(map, segment, at)?, wanted, &mut pieces)?;
-        if !rest.is_empty() {
-            pieces.push((rest, Source::Below));
-        }
-        Ok(pieces)
-    }
-
-    /// Resolves `wanted` from a version and those below it; returns what none speaks for.
-    ///
-    /// # Errors
-    /// Where the catalog can't be read.
-    pub fn resolve_down(
-        &self,
-        mut version: Option<(VersionKey, Descriptor)>,
-        wanted: BlockMask,
-        pieces: &mut Vec<(BlockMask, Source)>,
-    ) -> Result<BlockMask, CatalogError> {
-        let mut rest = wanted;
-        while let Some((key, descriptor)) = version {
+        let (mut pieces, mut rest) = (Vec::new(), wanted);
+        self.layers(map, segment, at, &mut |_, descriptor| {
+            if rest.is_empty() {
+                return ControlFlow::Break(());
+            }
             let data = rest.and(&descriptor.data);
             let zero = rest.and(&descriptor.zero);
             if let Some(place) = descriptor.place.filter(|_| !data.is_empty()) {
@@ -82,12 +88,12 @@ impl View {
                 pieces.push((zero, Source::Zero));
             }
             rest = rest.minus(&descriptor.covered());
-            if rest.is_empty() {
-                break;
-            }
-            version = self.below(key)?;
+            ControlFlow::Continue(())
+        })?;
+        if !rest.is_empty() {
+            pieces.push((rest, Source::Below));
         }
-        Ok(rest)
+        Ok(pieces)
     }
 
     /// Up to `limit` segments in `from..to`, in order, that the map or what it stands on has

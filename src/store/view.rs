@@ -190,20 +190,24 @@ impl View {
         self.version_of(found, map, segment)
     }
 
-    /// The next older version of the same map and segment, where there is one.
+    /// Visits the versions of a segment from a key on down, the newest first, until told to stop.
+    /// They are neighbours in the tree, so that each one more costs little.
     ///
     /// # Errors
     /// Where a page can't be read, or a number has more than 48 bits.
-    pub fn below(&self, key: VersionKey) -> Result<Option<Version>> {
-        let Some(before) = key.to_key()?.checked_sub(1) else {
-            return Ok(None);
-        };
-        let found = self
-            .0
-            .content
-            .versions
-            .at_or_before(&self.0.pages, before)?;
-        self.version_of(found, key.map, key.segment)
+    pub fn versions_down(
+        &self,
+        from: VersionKey,
+        visit: &mut dyn FnMut(VersionKey, &Descriptor) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let tree = &self.0.content.versions;
+        tree.scan_down(&self.0.pages, from.to_key()?, &mut |key, value| {
+            let key = VersionKey::from_key(key);
+            if key.map != from.map || key.segment != from.segment {
+                return Ok(ControlFlow::Break(()));
+            }
+            Ok(visit(key, &self.descriptor(key, value)?))
+        })
     }
 
     /// Up to `limit` versions of `from.map`, in the order of their keys, from `from` on.

@@ -121,6 +121,11 @@ impl Run {
         self.records.last().map_or(Seq(0), Record::seq)
     }
 
+    /// Bytes of cache that its records hold.
+    pub fn bytes(&self) -> u64 {
+        self.records.iter().map(Record::bytes).sum()
+    }
+
     /// The last time at which one of its records was appended.
     pub fn time(&self) -> Timestamp {
         let time = |record: &Record| match record {
@@ -193,7 +198,7 @@ impl Run {
 
     /// Takes its records out of the disk's line.
     pub fn leave_line(&self, queue: &mut Queue) {
-        let bytes: u64 = self.records.iter().map(Record::bytes).sum();
+        let bytes = self.bytes();
         queue.bytes -= bytes;
         queue.records -= self.records.len() as u64;
         if let Some(disk) = queue.disks.get_mut(&self.disk) {

@@ -8,6 +8,7 @@
 mod allocate;
 mod batch;
 mod ops;
+mod pace;
 mod reap;
 mod reclaim;
 mod round;

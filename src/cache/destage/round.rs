@@ -14,9 +14,10 @@ use super::super::{CacheError, queue};
 use super::allocate::Allocator;
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};
 use super::ops::Draft;
+use super::pace::Pace;
 use super::reap::{Reap, Step};
 use super::reclaim::Reclaim;
-use super::segment::{Context, MERGE_BUDGET, Update};
+use super::segment::{Context, Update};
 use super::signals::Wake;
 use super::work::Work;
 use crate::base::{Epoch, MapId, SegmentNo};
@@ -40,6 +41,7 @@ pub(in crate::cache) struct Destager {
     slots: Allocator,
     reclaim: Reclaim,
     reaps: VecDeque<Reap>,
+    pace: Pace,
 }
 
 impl Destager {
@@ -75,6 +77,7 @@ impl Destager {
             slots: Allocator::default(),
             reclaim: Reclaim::default(),
             reaps,
+            pace: Pace::default(),
         };
         let cache = destager.cache.clone();
         // A panic must not leave those who wait for destaging waiting. What it may have left half
@@ -277,13 +280,9 @@ impl Destager {
 
     /// Destages one batch of data, the oldest first or by priority.
     fn destage_batch(&mut self, by_age: bool) -> Result<(), CacheError> {
-        let geometry = self.cache.geometry;
-        let mut runs = collect(
-            &self.cache.queue.lock(),
-            geometry,
-            self.cache.config.batch,
-            by_age,
-        );
+        let (geometry, started) = (self.cache.geometry, Instant::now());
+        let limit = self.pace.limit(self.cache.config.batch);
+        let mut runs = collect(&self.cache.queue.lock(), geometry, limit, by_age);
         let Some(last) = runs.iter().map(Run::last).max() else {
             return Ok(());
         };
@@ -303,8 +302,11 @@ impl Destager {
             .collect();
         let writes = runs.iter().flat_map(|(_, updates)| updates.values());
         let writes = writes.filter(|update| !update.frames.is_empty()).count();
+        let bytes = runs.iter().map(|(run, _)| run.bytes()).sum();
         self.prepare_slots(writes as u64)?;
-        self.destage_runs(runs)
+        self.destage_runs(runs)?;
+        self.pace.took(bytes, limit, started.elapsed());
+        Ok(())
     }
 
     fn destage_runs(
@@ -312,7 +314,7 @@ impl Destager {
         runs: Vec<(Run, BTreeMap<SegmentNo, Update>)>,
     ) -> Result<(), CacheError> {
         let cache = self.cache.clone();
-        let budget = Cell::new(MERGE_BUDGET);
+        let budget = Cell::new(self.pace.limit(cache.config.batch));
         let view = cache.catalog.view();
         let mut work = Work::default();
         let mut settled = Vec::new();
@@ -390,7 +392,7 @@ impl Destager {
     fn discard_wide(&mut self, run: &Run) -> Result<(), CacheError> {
         let geometry = self.cache.geometry;
         let cache = self.cache.clone();
-        let budget = Cell::new(MERGE_BUDGET);
+        let budget = Cell::new(self.pace.limit(cache.config.batch));
         let Some(zero) = run.wide_zero(geometry) else {
             return Ok(());
         };

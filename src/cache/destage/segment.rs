@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::super::{CacheError, Frame};
@@ -13,13 +14,11 @@ use crate::ondisk::{Change, Descriptor, Origin, VersionKey};
 use crate::store::{At, Pool, Source, View};
 
 /// How many versions a read may have to walk before the next one is merged with all below it,
-/// as far as the batch's budget goes.
-const MANY_LAYERS: usize = 8;
+/// as far as the batch's budget goes. They are neighbours in the catalog, so that a walk costs
+/// little; a merge copies up to a segment.
+const MANY_LAYERS: usize = 48;
 /// How many versions a read may have to walk at the most.
-const MAX_LAYERS: usize = 32;
-/// Bytes that one batch merges before it leaves the rest for later, so that the writes that wait
-/// for its memory do not wait long.
-pub(super) const MERGE_BUDGET: u64 = 8 << 20;
+const MAX_LAYERS: usize = 96;
 
 /// [`MANY_LAYERS`] or somewhat fewer: not all segments of a disk are to be merged after the same
 /// snapshot.
@@ -80,6 +79,16 @@ pub(super) struct Context<'a> {
     pub merge_budget: &'a Cell<u64>,
 }
 
+/// How many blocks of `touched` hold data in these layers.
+fn allocated(layers: &[Descriptor], mut touched: BlockMask) -> usize {
+    let mut count = 0;
+    for layer in layers {
+        count += touched.and(&layer.data).count();
+        touched = touched.minus(&layer.covered());
+    }
+    count
+}
+
 /// How a segment came out.
 pub(super) struct Outcome {
     /// Blocks with data in the map's own versions: how many more than before.
@@ -97,9 +106,10 @@ impl Context<'_> {
         slots: &mut Allocator,
         work: &mut Work,
     ) -> Result<Outcome, CacheError> {
-        let live = self.view.live(self.map, segment)?;
+        let layers = self.layers(segment)?;
+        let live = layers.first();
         let touched = update.data().or(&update.zero);
-        let before = self.allocated(live, &touched)?;
+        let before = allocated(&layers, touched);
         let key = VersionKey {
             map: self.map,
             segment,
@@ -107,17 +117,17 @@ impl Context<'_> {
         };
         let has_slot = match live {
             None => self.first(key, &update, slots, work)?,
-            Some((_, live))
+            Some(live)
                 if self
                     .newest_snapshot
                     .is_some_and(|newest| live.birth <= newest) =>
             {
-                self.displace(key, live, &update, slots, work)?
+                self.displace(key, &layers, &update, slots, work)?
             }
-            Some((_, live)) if self.copy_on_write && !update.frames.is_empty() => {
-                self.replace(key, live, &update, slots, work)?
+            Some(live) if self.copy_on_write && !update.frames.is_empty() => {
+                self.replace(key, *live, &update, slots, work)?
             }
-            Some((_, live)) => self.overwrite(key, live, &update, slots, work)?,
+            Some(live) => self.overwrite(key, *live, &update, slots, work)?,
         };
         let allocated = update.frames.len() as i64 - before as i64;
         Ok(Outcome {
@@ -126,19 +136,21 @@ impl Context<'_> {
         })
     }
 
-    /// Blocks of `touched` that hold data in the map's own versions.
-    fn allocated(
-        &self,
-        live: Option<(VersionKey, Descriptor)>,
-        touched: &BlockMask,
-    ) -> Result<usize, CacheError> {
-        let mut pieces = Vec::new();
-        self.view.resolve_down(live, *touched, &mut pieces)?;
-        let data = |(mask, source): &(BlockMask, Source)| match source {
-            Source::Data(_) => mask.count(),
-            Source::Zero | Source::Below => 0,
-        };
-        Ok(pieces.iter().map(data).sum())
+    /// The versions that the segment consists of, the newest first, down to where each block is
+    /// spoken for.
+    fn layers(&self, segment: SegmentNo) -> Result<Vec<Descriptor>, CacheError> {
+        let (mut layers, mut covered) = (Vec::new(), BlockMask::EMPTY);
+        self.view
+            .layers(self.map, segment, At::Live, &mut |_, descriptor| {
+                layers.push(*descriptor);
+                covered = covered.or(&descriptor.covered());
+                if covered.is_full(self.geometry) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+        Ok(layers)
     }
 
     /// Blocks of the segment that show the origin where the map has nothing.
@@ -244,18 +256,15 @@ impl Context<'_> {
     fn displace(
         &self,
         key: VersionKey,
-        live: Descriptor,
+        layers: &[Descriptor],
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
     ) -> Result<bool, CacheError> {
-        work.changes.push(Change::PutVersion(
-            VersionKey {
-                death: self.epoch,
-                ..key
-            },
-            live,
-        ));
+        work.changes.extend(layers.first().map(|live| {
+            let death = self.epoch;
+            Change::PutVersion(VersionKey { death, ..key }, *live)
+        }));
         let (data, zero) = (update.data(), update.zero);
         let only_zeros = zero.is_full(self.geometry) && self.origin_blocks(key.segment).is_empty();
         if only_zeros {
@@ -272,7 +281,7 @@ impl Context<'_> {
         // the pool is full. The next write to the segment shortens the chain.
         if new.place.is_some()
             && !new.covered().is_full(self.geometry)
-            && self.is_due(key, &live)?
+            && self.is_due(key.segment, layers.len())
         {
             self.merge_below(key, &mut new, work)?;
         }
@@ -309,31 +318,15 @@ impl Context<'_> {
         Ok(true)
     }
 
-    /// Whether the chain below a new version is to be merged into it.
-    fn is_due(&self, key: VersionKey, live: &Descriptor) -> Result<bool, CacheError> {
-        let layers = self.layers(key, live)?;
-        if layers < many_layers(key.segment) {
-            return Ok(false);
+    /// Whether all that shows through a new version over so many layers is to be merged into it.
+    fn is_due(&self, segment: SegmentNo, layers: usize) -> bool {
+        if layers < many_layers(segment) {
+            return false;
         }
         let left = self.merge_budget.get();
         self.merge_budget
             .set(left.saturating_sub(self.geometry.segment_bytes()));
-        Ok(left > 0 || layers >= MAX_LAYERS)
-    }
-
-    /// How many versions a read of the live one may walk.
-    fn layers(&self, key: VersionKey, live: &Descriptor) -> Result<usize, CacheError> {
-        let (mut layers, mut version) = (1, Some((key, *live)));
-        let mut covered = BlockMask::EMPTY;
-        while let Some((key, descriptor)) = version {
-            covered = covered.or(&descriptor.covered());
-            if covered.is_full(self.geometry) || layers >= MAX_LAYERS {
-                break;
-            }
-            layers += 1;
-            version = self.view.below(key)?;
-        }
-        Ok(layers)
+        left > 0 || layers >= MAX_LAYERS
     }
 
     /// Completes a new version that has a slot with all that shows through it from below.

@@ -103,8 +103,14 @@ fn ask(view: &View, model: &Model, random: &mut Random, segments: u64) {
         assert_eq!(view.version_at(map, segment, epoch).unwrap(), seen);
         let live = of(key(Epoch::LIVE)..=key(Epoch::LIVE)).next();
         assert_eq!(view.live(map, segment).unwrap(), live);
-        let below = of(key(Epoch(0))..=key(epoch)).rfind(|(k, _)| *k != key(epoch));
-        assert_eq!(view.below(key(epoch)).unwrap(), below);
+        let mut down = Vec::new();
+        view.versions_down(key(epoch), &mut |key, descriptor| {
+            down.push((key, *descriptor));
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+        let all_down: Vec<_> = of(key(Epoch(0))..=key(epoch)).rev().collect();
+        assert_eq!(down, all_down);
         let limit = random.below(30) as usize;
         let last = VersionKey {
             map,

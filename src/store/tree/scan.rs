@@ -56,6 +56,52 @@ impl Tree {
         }
         Ok(ControlFlow::Continue(()))
     }
+
+    /// Visits the entries from a key on down, the highest first, until told to stop.
+    pub(crate) fn scan_down(
+        &self,
+        pages: &Pages,
+        from: u128,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), CatalogError> {
+        if let Some(top) = &self.top {
+            let _ = self.scan_down_below(pages, top, self.level, from, visit)?;
+        }
+        Ok(())
+    }
+
+    fn scan_down_below(
+        &self,
+        pages: &Pages,
+        child: &Child,
+        level: u8,
+        from: u128,
+        visit: &mut Visit<'_>,
+    ) -> Result<ControlFlow<()>, CatalogError> {
+        let node = self.node(pages, child.clone(), level)?;
+        match &node.body {
+            Body::Leaf(values) => {
+                let len = self.shape.value;
+                for at in (0..node.keys.partition_point(|key| *key <= from)).rev() {
+                    if visit(node.keys[at], &values[at * len..][..len])?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+            Body::Branch(children) => {
+                let level = below(level)?;
+                for child in children[..=node.child_for(from)].iter().rev() {
+                    if self
+                        .scan_down_below(pages, child, level, from, visit)?
+                        .is_break()
+                    {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
 }
 
 #[cfg(test)]
