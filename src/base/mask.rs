@@ -75,6 +75,18 @@ impl BlockMask {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
+    /// How many blocks of the set come before this one.
+    #[must_use]
+    pub fn rank(&self, block: usize) -> usize {
+        let whole = self.0[..block / 64].iter();
+        let before: u32 = whole.map(|word| word.count_ones()).sum();
+        let part = self
+            .0
+            .get(block / 64)
+            .map_or(0, |word| (word & !(u64::MAX << (block % 64))).count_ones());
+        (before + part) as usize
+    }
+
     /// Whether no block is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -167,6 +179,10 @@ mod tests {
             (from..to).for_each(|block| bits.insert(block));
             assert_eq!(mask, bits, "{from}..{to}");
             assert_eq!(mask.count(), to - from);
+            for block in [0, from, to, 1023, 1024] {
+                let before = block.min(to).saturating_sub(from);
+                assert_eq!(mask.rank(block), before, "{from}..{to} {block}");
+            }
             let mut runs = mask.runs();
             assert_eq!(runs.next(), (from < to).then_some(from..to));
             assert_eq!(runs.next(), None);

@@ -49,7 +49,8 @@ number! {
     MapId(u32)
 }
 number! {
-    /// A run of a map's history between two markers. A snapshot is named by the epoch it ended.
+    /// A run of a map's history between two markers, or the birth or death of a version in it. A
+    /// snapshot is named by the epoch it ended.
     /// Uses 48 bits on disk.
     Epoch(u64)
 }
@@ -62,7 +63,36 @@ impl Epoch {
     /// The epoch of death of a version that is still live: later than every real epoch.
     pub const LIVE: Epoch = Epoch((1 << 48) - 1);
     /// The epoch that a new map starts in.
-    pub const FIRST: Epoch = Epoch(1);
+    pub const FIRST: Epoch = Epoch(Epoch::BIRTHS);
+    /// An epoch's number is the last of so many. The others are its as well: a segment may get
+    /// several versions within an epoch, each with a later birth.
+    const BIRTHS: u64 = 1 << 12;
+
+    /// The epoch that begins when a marker ends this one.
+    #[must_use]
+    pub fn after_marker(self) -> Self {
+        Self(self.0 + Self::BIRTHS)
+    }
+
+    /// The birth of a segment's first version in this epoch: later than all before it.
+    #[must_use]
+    pub fn first_birth(self) -> Self {
+        Self(self.0.saturating_sub(Self::BIRTHS - 1))
+    }
+
+    /// The birth of a version that goes on top of one of this birth within the same epoch, where
+    /// there is one left.
+    #[must_use]
+    pub fn next_birth(self) -> Option<Self> {
+        (!self.0.is_multiple_of(Self::BIRTHS)).then(|| self.next())
+    }
+
+    /// Whether both belong to the same epoch, so that no marker is between them.
+    #[must_use]
+    pub fn is_same_epoch(self, other: Self) -> bool {
+        let epoch = |birth: Self| birth.0.div_ceil(Self::BIRTHS);
+        epoch(self) == epoch(other)
+    }
 }
 
 /// Where a segment's data lies: a slot of a device.

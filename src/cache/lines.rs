@@ -59,7 +59,7 @@ impl<'a> Lines<'a> {
     /// Ends the disk's epoch: what is appended from now on is behind the marker.
     pub fn end_epoch(&mut self, disk: DiskId) {
         if let Some(line) = self.queue.disks.get_mut(&disk) {
-            line.epoch = line.epoch.next();
+            line.epoch = line.epoch.after_marker();
         }
     }
 

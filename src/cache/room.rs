@@ -37,7 +37,7 @@ impl Cache {
         let (map, epoch, idle) = {
             let queue = self.queue.lock();
             let disk = queue.disks.get(&append.disk).ok_or(CacheError::Gone)?;
-            (disk.map.clone(), disk.epoch, queue.promises.promised() == 0)
+            (disk.map.clone(), disk.epoch, queue.promises.is_idle())
         };
         let view = self.catalog.view();
         let newest = view.newest_snapshot(map.id)?;
@@ -51,7 +51,7 @@ impl Cache {
         for key in append.claim_keys(self.geometry, map.id, epoch) {
             let has_slot = match view.live(map.id, key.segment)? {
                 Some((_, live)) => {
-                    live.place.is_some() && newest.is_none_or(|newest| live.birth > newest)
+                    live.has_own_slot() && newest.is_none_or(|newest| live.birth > newest)
                 }
                 None => false,
             };
@@ -72,7 +72,10 @@ impl Cache {
         // slots that wait for old views to go: this one too.
         drop(view);
         self.flush()?;
-        let enough = self.queue.lock().promises.available() >= needed;
-        if enough { Ok(()) } else { Err(full) }
+        let queue = self.queue.lock();
+        if queue.promises.available() >= needed || queue.promises.holds() {
+            return Ok(());
+        }
+        Err(full)
     }
 }

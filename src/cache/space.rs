@@ -9,6 +9,9 @@ use rustc_hash::FxHashMap;
 use crate::base::{Epoch, MapId, SegmentNo};
 use crate::ondisk::Space;
 
+/// Slots that are never held, so that a writer seldom has to wait for those that are.
+const PLENTY: u64 = 64;
+
 /// A segment of a map in one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ClaimKey {
@@ -28,8 +31,11 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Promises {
     space: Space,
-    /// Slots promised; `promised <= space.free + space.pending`, kept by `claim`.
+    /// Slots promised; `promised + held <= space.free + space.pending`, kept by `claim` and
+    /// `hold`.
     promised: u64,
+    /// Slots that the destager may take for the commit that it is at, beside promised ones.
+    held: u64,
     claims: FxHashMap<ClaimKey, Claim>,
 }
 
@@ -57,7 +63,29 @@ impl Promises {
     /// Slots that are neither in use nor promised. Those that wait for their punch count: they
     /// come back for sure, and whoever needs one waits for it.
     pub fn available(&self) -> u64 {
-        (self.space.free + self.space.pending).saturating_sub(self.promised)
+        (self.space.free + self.space.pending).saturating_sub(self.promised + self.held)
+    }
+
+    /// Holds up to `wanted` slots for the next commit, as far as there are plenty. Returns how
+    /// many.
+    pub fn hold(&mut self, wanted: u64) -> u64 {
+        self.held = wanted.min(self.available().saturating_sub(PLENTY));
+        self.held
+    }
+
+    /// After the commit: those held that were taken are no longer free, the others nobody's again.
+    pub fn let_go(&mut self) {
+        self.held = 0;
+    }
+
+    /// Whether slots are held for a commit that is under way.
+    pub fn holds(&self) -> bool {
+        self.held > 0
+    }
+
+    /// Whether a destage can't make more slots available than there are.
+    pub fn is_idle(&self) -> bool {
+        self.promised + self.held == 0
     }
 
     /// How many new promises these segments need.

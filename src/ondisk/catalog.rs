@@ -125,6 +125,8 @@ pub struct Descriptor {
     pub birth: Epoch,
     /// Where its data lies; none where it only says that blocks are zero.
     pub place: Option<Place>,
+    /// How its blocks lie in `place`.
+    pub layout: Layout,
     /// Blocks whose data lies in `place`; empty without one.
     pub data: BlockMask,
     /// Blocks that read as zero. Disjoint from `data`. A block in neither is read from the next
@@ -132,11 +134,117 @@ pub struct Descriptor {
     pub zero: BlockMask,
 }
 
+/// How the blocks of a version lie in its slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// The slot is the version's own: each block has the place in it that it has in the segment.
+    #[default]
+    Own,
+    /// The slot is a *pack*, which versions with few blocks share: theirs lie there one after the
+    /// other.
+    Packed {
+        /// Where the first of them lies.
+        first: u16,
+        /// Blocks that have a place there and do not count any more. All of them are zero now.
+        dead: BlockMask,
+    },
+}
+
+/// Where blocks of a segment lie in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The slot.
+    pub place: Place,
+    /// Where the first block lies, and which blocks lie there; nothing where each has the place
+    /// that it has in the segment.
+    pub packed: Option<(u16, BlockMask)>,
+}
+
+impl Extent {
+    /// A slot of its own.
+    #[must_use]
+    pub fn own(place: Place) -> Self {
+        Self {
+            place,
+            packed: None,
+        }
+    }
+
+    /// Which block of the slot holds this block of the segment. Neighbours among those that it
+    /// holds are neighbours there, too.
+    #[must_use]
+    pub fn index(&self, block: usize) -> usize {
+        match &self.packed {
+            None => block,
+            Some((first, blocks)) => usize::from(*first) + blocks.rank(block),
+        }
+    }
+
+    /// The blocks of the slot that hold these blocks of the segment, of those that it holds.
+    #[must_use]
+    pub fn indexes(&self, blocks: &BlockMask) -> BlockMask {
+        if self.packed.is_none() {
+            return *blocks;
+        }
+        let mut indexes = BlockMask::EMPTY;
+        blocks
+            .iter()
+            .for_each(|block| indexes.insert(self.index(block)));
+        indexes
+    }
+}
+
 impl Descriptor {
+    /// A version with these blocks of an extent; those of a pack that it does not have are dead,
+    /// and must be zero.
+    #[must_use]
+    pub fn new(birth: Epoch, extent: Option<Extent>, data: BlockMask, zero: BlockMask) -> Self {
+        let layout = match extent.and_then(|extent| extent.packed) {
+            None => Layout::Own,
+            Some((first, stored)) => Layout::Packed {
+                first,
+                dead: stored.minus(&data),
+            },
+        };
+        Self {
+            birth,
+            place: extent.map(|extent| extent.place),
+            layout,
+            data,
+            zero,
+        }
+    }
+
     /// The blocks that it speaks for.
     #[must_use]
     pub fn covered(&self) -> BlockMask {
         self.data.or(&self.zero)
+    }
+
+    /// The blocks that have a place in its slot.
+    #[must_use]
+    pub fn stored(&self) -> BlockMask {
+        match &self.layout {
+            Layout::Own => self.data,
+            Layout::Packed { dead, .. } => self.data.or(dead),
+        }
+    }
+
+    /// Where its blocks lie, if it has any.
+    #[must_use]
+    pub fn extent(&self) -> Option<Extent> {
+        let place = self.place?;
+        let packed = match self.layout {
+            Layout::Own => None,
+            Layout::Packed { first, .. } => Some((first, self.stored())),
+        };
+        Some(Extent { place, packed })
+    }
+
+    /// Whether it has a slot of its own.
+    #[must_use]
+    pub fn has_own_slot(&self) -> bool {
+        self.place.is_some() && self.layout == Layout::Own
     }
 }
 

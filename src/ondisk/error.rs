@@ -81,6 +81,17 @@ pub enum FormatError {
         /// The first such block.
         block: usize,
     },
+    /// Blocks that can't lie in a pack like this.
+    #[error(
+        "a version in a pack ends at block {end} of {blocks}, has no blocks, or has dead ones \
+         that are not zero"
+    )]
+    BadPacking {
+        /// The block after its last one.
+        end: usize,
+        /// Blocks in a segment.
+        blocks: usize,
+    },
     /// Data blocks without a place.
     #[error("a version has {blocks} data blocks but no place for them")]
     NoPlace {

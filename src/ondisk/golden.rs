@@ -92,9 +92,55 @@ fn descriptor() -> Descriptor {
     Descriptor {
         birth: Epoch(2),
         place: Some(place()),
+        layout: Layout::Own,
         data: BlockMask::range(0, 4),
         zero: BlockMask::range(8, 16),
     }
+}
+
+/// One that shares its slot, from the slot's sixth block on; of its blocks the last is dead.
+fn packed() -> Descriptor {
+    let extent = Extent {
+        place: place(),
+        packed: Some((5, BlockMask::range(2, 5).or(&BlockMask::range(8, 9)))),
+    };
+    let data = BlockMask::range(2, 5);
+    Descriptor::new(Epoch(2), Some(extent), data, BlockMask::range(8, 16))
+}
+
+#[test]
+fn a_pack_holds_blocks_one_after_the_other() {
+    let extent = packed().extent().unwrap();
+    assert_eq!([2, 3, 4, 8].map(|block| extent.index(block)), [5, 6, 7, 8]);
+    let some = BlockMask::range(3, 4).or(&BlockMask::range(8, 9));
+    assert_eq!(extent.indexes(&some).iter().collect::<Vec<_>>(), [6, 8]);
+    let own = Extent::own(place());
+    assert_eq!((own.index(8), own.indexes(&some)), (8, some));
+}
+
+#[test]
+fn what_does_not_fit_a_pack_is_neither_written_nor_read() {
+    let encode = |layout| {
+        let version = Descriptor { layout, ..packed() };
+        version.encode(small(), &mut Vec::new())
+    };
+    let dead = BlockMask::range(8, 9);
+    assert_eq!(encode(Layout::Packed { first: 12, dead }), Ok(()));
+    let (end, blocks) = (17, 16);
+    let late = encode(Layout::Packed { first: 13, dead });
+    assert_eq!(late, Err(FormatError::BadPacking { end, blocks }));
+    let dead = BlockMask::range(7, 9);
+    let alive = encode(Layout::Packed { first: 5, dead });
+    assert_eq!(alive, Err(FormatError::BadPacking { end: 10, blocks }));
+    let mut bytes = Vec::new();
+    packed().encode(small(), &mut bytes).unwrap();
+    let of_pack = Descriptor::packed_blocks(&bytes, small());
+    assert_eq!(of_pack, Ok(Some((place(), 3))));
+    bytes[6] = 2;
+    assert!(
+        Descriptor::from_value(&bytes, small()).is_err(),
+        "a pack nowhere"
+    );
 }
 
 fn marks() -> Marks {
@@ -144,6 +190,10 @@ fn changes() -> Vec<(Change, String)> {
             Change::PutVersion(key(), descriptor()),
             format!("08{version}{DESCRIPTOR}"),
         ),
+        (
+            Change::PutVersion(key(), packed()),
+            format!("08{version}{PACKED}"),
+        ),
         (Change::RemoveVersion(key()), format!("09{version}")),
         (
             Change::PutChecksums {
@@ -171,6 +221,12 @@ const DESCRIPTOR: &str = concat!(
     "0200000000000100", // birth 2, with a place
     "0500000000000400", // slot 5 of device 4
     "0f00000000000000", // data
+    "00ff000000000000", // zero
+);
+const PACKED: &str = concat!(
+    "0200000000005300", // birth 2, with a place that is a pack, from its block 5 on
+    "0500000000000400", // slot 5 of device 4
+    "1c01000000000000", // data, and the dead block
     "00ff000000000000", // zero
 );
 const MARKS: &str = "0100000000000000020000000000000003000000000000000400000005000000";

@@ -45,15 +45,32 @@ pub fn encode_run(slots: u64) -> [u8; 8] {
 /// # Errors
 /// Where the value has another length, or the run is empty or longer than a device can be.
 pub fn decode_run(value: &[u8]) -> Result<u64, FormatError> {
-    let what = "free run";
-    let (run, rest) = split(what, value, size_of::<u64>())?;
+    count("free run", "length", value)
+}
+
+/// How many blocks of a pack versions need, as a tree's value.
+#[must_use]
+pub fn encode_pack(blocks: u64) -> [u8; 8] {
+    blocks.to_le_bytes()
+}
+
+/// How many blocks of a pack versions need, from a tree's value.
+///
+/// # Errors
+/// Where the value has another length, or says that there are none.
+pub fn decode_pack(value: &[u8]) -> Result<u64, FormatError> {
+    count("pack", "blocks", value)
+}
+
+fn count(what: &'static str, field: &'static str, value: &[u8]) -> Result<u64, FormatError> {
+    let (number, rest) = split(what, value, size_of::<u64>())?;
     only_zeros(what, rest)?;
-    match u64::get(run) {
+    match u64::get(number) {
         0 => Err(FormatError::Unknown {
             what,
-            field: "length",
+            field,
             value: 0,
         }),
-        slots => bounded(what, "length", slots, MAX_48),
+        number => bounded(what, field, number, MAX_48),
     }
 }

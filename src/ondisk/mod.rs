@@ -27,14 +27,16 @@ mod version;
 mod wire;
 
 pub use catalog::{
-    Change, Descriptor, DeviceRecord, DiskRecord, MapRecord, Marks, Origin, SnapshotRecord, Space,
-    VersionKey,
+    Change, Descriptor, DeviceRecord, DiskRecord, Extent, Layout, MapRecord, Marks, Origin,
+    SnapshotRecord, Space, VersionKey,
 };
 pub use error::FormatError;
 pub use field::Record;
 pub use foreign::{FOREIGN_PROBE, foreign};
 pub use frame::{FrameHeader, encode_frame};
-pub use key::{decode_run, encode_run, key_place, place_key, snapshot_key};
+pub use key::{
+    decode_pack, decode_run, encode_pack, encode_run, key_place, place_key, snapshot_key,
+};
 pub use page::{
     PAGE, Page, PageBody, PageHeader, PageRef, encode_branch, encode_leaf, page_capacity,
 };

@@ -24,6 +24,8 @@ pub enum TreeKind {
     Free = 7,
     /// Device and slot, given up but not yet punched, to nothing.
     Pending = 8,
+    /// Device and slot of a pack to how many of its blocks versions need, a `u64`; at least one.
+    Packs = 10,
     /// Number of a stretch of [`PAGE_MAP_PAGES`] catalog pages to a bit for each that is in use.
     PageMap = 9,
 }
@@ -35,7 +37,7 @@ pub const PAGE_MAP_PAGES: u64 = PAGE_MAP_BYTES as u64 * 8;
 
 impl TreeKind {
     /// All of them, in the order in which the root has them.
-    pub const ALL: [TreeKind; 9] = [
+    pub const ALL: [TreeKind; 10] = [
         Self::Disks,
         Self::Maps,
         Self::Snapshots,
@@ -44,6 +46,7 @@ impl TreeKind {
         Self::Checksums,
         Self::Free,
         Self::Pending,
+        Self::Packs,
         Self::PageMap,
     ];
 
@@ -57,7 +60,7 @@ impl TreeKind {
             Self::Devices => DeviceEntry::MAX,
             Self::Versions => Descriptor::encoded_len(geometry),
             Self::Checksums => SumGroup::LEN,
-            Self::Free => size_of::<u64>(),
+            Self::Free | Self::Packs => size_of::<u64>(),
             Self::Pending => 0,
             Self::PageMap => PAGE_MAP_BYTES,
         }

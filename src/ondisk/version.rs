@@ -1,10 +1,13 @@
 //! The bytes of a version of a segment: its key, and its [`Descriptor`].
 //!
 //! The descriptor is two words and two masks. The birth and the slot take the low 48 bits of
-//! their words; above them stand the flags and the device.
+//! their words; above them stand the flags and the device. Of the flags' 16 bits the lowest says
+//! that there is a place, the next that it is a pack, and the upper 12 where the blocks begin in
+//! it. The first mask is that of the blocks that have a place; those of a pack that are in the
+//! second mask, of the zeros, as well, are dead.
 
 use super::field::{Field, Fixed, MAX_48, bounded, grow, only_zeros, split};
-use super::{Descriptor, FormatError, VersionKey};
+use super::{Descriptor, FormatError, Layout, VersionKey};
 use crate::base::{BlockMask, DeviceNo, Epoch, Geometry, MapId, Place, SegmentNo, Slot};
 
 const BIRTH: Field<u64> = Field::FIRST;
@@ -12,8 +15,12 @@ const SLOT: Field<u64> = BIRTH.then();
 const MASKS: usize = SLOT.end();
 
 const HIGH: u32 = 48;
-/// Flag of the birth's word: there is a place.
+/// Flags of the birth's word: there is a place; it is a pack.
 const HAS_PLACE: u64 = 1;
+const PACKED: u64 = 2;
+/// Above the flags: where in the pack the blocks begin.
+const FIRST: u32 = 4;
+const _: () = assert!(Geometry::MAX_BLOCKS <= 1 << (16 - FIRST));
 
 const WHAT: &str = "version";
 
@@ -59,10 +66,13 @@ impl Descriptor {
             birth |= HAS_PLACE << HIGH;
             slot = place.slot.0 | u64::from(place.device.0) << HIGH;
         }
+        if let Layout::Packed { first, .. } = self.layout {
+            birth |= (PACKED | u64::from(first) << FIRST) << HIGH;
+        }
         BIRTH.put(record, birth);
         SLOT.put(record, slot);
-        let words = self
-            .data
+        let stored = self.stored();
+        let words = stored
             .words(geometry)
             .iter()
             .chain(self.zero.words(geometry));
@@ -83,21 +93,34 @@ impl Descriptor {
             device: DeviceNo((slot >> HIGH) as u16),
             slot: Slot(slot & MAX_48),
         };
-        let flags = birth >> HIGH;
-        if flags & !HAS_PLACE != 0 || (flags == 0 && slot != 0) {
-            let field = "flags";
-            return Err(FormatError::Unknown {
-                what: WHAT,
-                field,
-                value: flags,
-            });
+        let value = birth >> HIGH;
+        let (flags, first) = (value & ((1 << FIRST) - 1), (value >> FIRST) as u16);
+        let known = match flags {
+            0 => slot == 0 && first == 0,
+            HAS_PLACE => first == 0,
+            flags => flags == HAS_PLACE | PACKED,
+        };
+        if !known {
+            let (what, field) = (WHAT, "flags");
+            return Err(FormatError::Unknown { what, field, value });
         }
-        let (data, zero) = record[MASKS..].split_at(size_of::<u64>() * mask_words(geometry));
+        let (stored, zero) = record[MASKS..].split_at(size_of::<u64>() * mask_words(geometry));
+        let (mut data, zero) = (
+            mask(stored, "data", geometry)?,
+            mask(zero, "zero", geometry)?,
+        );
+        let mut layout = Layout::Own;
+        if flags & PACKED != 0 {
+            let dead = data.and(&zero);
+            data = data.minus(&dead);
+            layout = Layout::Packed { first, dead };
+        }
         let descriptor = Self {
             birth: Epoch(birth & MAX_48),
-            place: (flags == HAS_PLACE).then_some(place),
-            data: mask(data, "data", geometry)?,
-            zero: mask(zero, "zero", geometry)?,
+            place: (flags & HAS_PLACE != 0).then_some(place),
+            layout,
+            data,
+            zero,
         };
         descriptor.check(geometry)?;
         Ok((descriptor, rest))
@@ -142,10 +165,36 @@ impl Descriptor {
                 return Err(FormatError::MaskOutside { field, blocks });
             }
         }
-        match self.data.and(&self.zero).iter().next() {
-            Some(block) => Err(FormatError::MaskOverlap { block }),
-            None => Ok(()),
+        if let Some(block) = self.data.and(&self.zero).iter().next() {
+            return Err(FormatError::MaskOverlap { block });
         }
+        let Layout::Packed { first, dead } = &self.layout else {
+            return Ok(());
+        };
+        let end = usize::from(*first) + self.stored().count();
+        let fits = end <= blocks && self.place.is_some() && !self.data.is_empty();
+        if !fits || !dead.minus(&self.zero).is_empty() {
+            return Err(FormatError::BadPacking { end, blocks });
+        }
+        Ok(())
+    }
+
+    /// How many blocks of a pack count for the version that is a tree's value, and which slot
+    /// that is; nothing where it has none in a pack.
+    ///
+    /// # Errors
+    /// Where the value is none.
+    pub fn packed_blocks(
+        value: &[u8],
+        geometry: Geometry,
+    ) -> Result<Option<(Place, u64)>, FormatError> {
+        let (record, _) = split(WHAT, value, Self::encoded_len(geometry))?;
+        if (BIRTH.get(record) >> HIGH) & PACKED == 0 {
+            return Ok(None);
+        }
+        let (descriptor, _) = Self::decode(value, geometry)?;
+        let blocks = descriptor.data.count() as u64;
+        Ok(descriptor.place.map(|place| (place, blocks)))
     }
 }
 

@@ -1,4 +1,9 @@
 //! Making a change in the catalog's content: the same code for a commit and for its replay.
+//!
+//! How many blocks of a pack are needed is counted here, as versions come and go; a pack that is
+//! not needed any more at the end of a commit is given up with it.
+
+use std::collections::BTreeMap;
 
 use super::state::Content;
 use super::tree::{Edit, Tree};
@@ -6,7 +11,7 @@ use super::{CatalogError, Refusal};
 use crate::base::{Checksum, DeviceNo, Geometry, Place, Slot};
 use crate::ondisk::{
     Change, Descriptor, DeviceEntry, DeviceRecord, FormatError, Record, SumGroup, VersionKey,
-    decode_run, encode_run, key_place, place_key, snapshot_key,
+    decode_pack, decode_run, encode_pack, encode_run, key_place, place_key, snapshot_key,
 };
 
 /// Why a change was not made.
@@ -45,14 +50,18 @@ pub(crate) fn apply_all(
         edit,
         geometry,
         value: Vec::new(),
+        packs: BTreeMap::new(),
     };
-    for (index, change) in changes.iter().enumerate() {
-        applier.apply(change).map_err(|failure| match failure {
+    let refused = |index| {
+        move |failure| match failure {
             Failure::Refused(reason) => CatalogError::Refused { index, reason },
             Failure::Catalog(error) => error,
-        })?;
+        }
+    };
+    for (index, change) in changes.iter().enumerate() {
+        applier.apply(change).map_err(refused(index))?;
     }
-    Ok(())
+    applier.settle_packs().map_err(refused(changes.len()))
 }
 
 struct Applier<'a, 'p> {
@@ -61,6 +70,8 @@ struct Applier<'a, 'p> {
     geometry: Geometry,
     /// Where values are put together.
     value: Vec<u8>,
+    /// Packs that versions were added to or taken from: how many blocks more are needed of each.
+    packs: BTreeMap<Place, i64>,
 }
 
 impl Applier<'_, '_> {
@@ -103,8 +114,16 @@ impl Applier<'_, '_> {
             Change::AddDevice(device) => self.add_device(device)?,
             Change::PutVersion(key, descriptor) => self.put_version(*key, descriptor)?,
             Change::RemoveVersion(key) => {
+                let tree_key = key.to_key()?;
+                let old = content.versions.get(edit.pages, tree_key)?;
+                let packed = match &old {
+                    Some(old) => Descriptor::packed_blocks(old.value(), self.geometry)?,
+                    None => None,
+                };
+                drop(old);
                 let missing = Refusal::NoVersion(*key);
-                remove(&mut content.versions, edit, key.to_key()?, missing)?;
+                remove(&mut content.versions, edit, tree_key, missing)?;
+                self.count_packed(packed, -1);
             }
             Change::PutChecksums {
                 device,
@@ -156,9 +175,48 @@ impl Applier<'_, '_> {
         }
         self.value.clear();
         descriptor.encode(self.geometry, &mut self.value)?;
+        let (value, geometry, mut before) = (&self.value, self.geometry, Ok(None));
+        let put = &mut |to: &mut [u8]| {
+            before = Descriptor::packed_blocks(to, geometry);
+            to.copy_from_slice(value);
+        };
         self.content
             .versions
-            .put(self.edit, key.to_key()?, &self.value)?;
+            .change(self.edit, key.to_key()?, put)?;
+        let before = before?;
+        self.count_packed(before, -1);
+        self.count_packed(Descriptor::packed_blocks(&self.value, geometry)?, 1);
+        Ok(())
+    }
+
+    /// Counts the blocks that a version needs of a pack, or no longer needs.
+    fn count_packed(&mut self, packed: Option<(Place, u64)>, sign: i64) {
+        if let Some((place, blocks)) = packed {
+            // A segment has a thousand blocks at the most.
+            *self.packs.entry(place).or_default() += sign * blocks as i64;
+        }
+    }
+
+    /// Enters how many blocks of each pack are needed now; gives up those that none needs.
+    fn settle_packs(&mut self) -> Result<(), Failure> {
+        for (place, more) in std::mem::take(&mut self.packs) {
+            let key = place_key(place)?;
+            let Self { content, edit, .. } = self;
+            let before = match content.packs.get(edit.pages, key)? {
+                Some(entry) => decode_pack(entry.value())?,
+                None => 0,
+            };
+            match before.checked_add_signed(more) {
+                None => return Err(Refusal::NotInPack(place).into()),
+                Some(0) => {
+                    content.packs.remove(edit, key)?;
+                    self.retire(place)?;
+                }
+                Some(blocks) => {
+                    content.packs.put(edit, key, &encode_pack(blocks))?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -156,6 +156,9 @@ pub enum Refusal {
     /// There is no such version.
     #[error("map {map} segment {segment} has no version that died in epoch {death}", map = .0.map, segment = .0.segment, death = .0.death)]
     NoVersion(VersionKey),
+    /// Versions give up more blocks of a pack than they had.
+    #[error("{0} is a pack of which versions do not need so many blocks")]
+    NotInPack(Place),
     /// There is no such device.
     #[error("there is no device {0}")]
     NoDevice(DeviceNo),

@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 
 use super::{CatalogError, View};
-use crate::base::{BlockMask, Epoch, MapId, Place, SegmentNo};
-use crate::ondisk::{Descriptor, VersionKey};
+use crate::base::{BlockMask, Epoch, MapId, SegmentNo};
+use crate::ondisk::{Descriptor, Extent, VersionKey};
 
 /// Where some blocks of a segment come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// From the same blocks of a slot.
-    Data(Place),
+    /// From the blocks of a slot.
+    Data(Extent),
     /// They are zero.
     Zero,
     /// No version speaks for them: from the map's origin, or zero where it has none.
@@ -81,8 +81,8 @@ impl View {
             }
             let data = rest.and(&descriptor.data);
             let zero = rest.and(&descriptor.zero);
-            if let Some(place) = descriptor.place.filter(|_| !data.is_empty()) {
-                pieces.push((data, Source::Data(place)));
+            if let Some(extent) = descriptor.extent().filter(|_| !data.is_empty()) {
+                pieces.push((data, Source::Data(extent)));
             }
             if !zero.is_empty() {
                 pieces.push((zero, Source::Zero));

@@ -19,6 +19,7 @@ pub(crate) struct Content {
     pub(crate) checksums: Tree,
     pub(crate) free: Tree,
     pub(crate) pending: Tree,
+    pub(crate) packs: Tree,
     pub(crate) marks: Marks,
     pub(crate) space: Space,
 }
@@ -36,6 +37,7 @@ impl Content {
             checksums: tree(TreeKind::Checksums),
             free: tree(TreeKind::Free),
             pending: tree(TreeKind::Pending),
+            packs: tree(TreeKind::Packs),
             marks: root.marks,
             space: root.space,
         }
@@ -52,6 +54,7 @@ impl Content {
             &mut self.checksums,
             &mut self.free,
             &mut self.pending,
+            &mut self.packs,
         ]
     }
 }

@@ -9,7 +9,7 @@ use super::tree::{Entry, Tree};
 use crate::base::{Checksum, DeviceNo, DiskId, Epoch, Geometry, MapId, Place, SegmentNo, Slot};
 use crate::ondisk::{
     Descriptor, DeviceEntry, DeviceRecord, DiskRecord, MapRecord, Marks, Record, SnapshotRecord,
-    Space, SumGroup, VersionKey, decode_run, key_place, place_key, snapshot_key,
+    Space, SumGroup, VersionKey, decode_pack, decode_run, key_place, place_key, snapshot_key,
 };
 
 /// The catalog as of one commit. It never changes. Reading it takes no lock but those of the page
@@ -310,6 +310,42 @@ impl View {
                 Ok(go_on_until(places.len() == limit))
             })?;
         Ok(places)
+    }
+
+    /// Whether a slot was given up and not yet freed.
+    ///
+    /// # Errors
+    /// Where a page can't be read, or the slot has more than 48 bits.
+    pub fn is_pending(&self, place: Place) -> Result<bool> {
+        let tree = &self.0.content.pending;
+        Ok(tree.get(&self.0.pages, place_key(place)?)?.is_some())
+    }
+
+    /// How many blocks of a pack versions need; none where the slot is no pack.
+    ///
+    /// # Errors
+    /// Where a page can't be read, or the slot has more than 48 bits.
+    pub fn pack(&self, place: Place) -> Result<Option<u64>> {
+        let tree = &self.0.content.packs;
+        self.one(tree, place_key(place)?, |_, value| Ok(decode_pack(value)?))
+    }
+
+    /// Up to `limit` packs, each with how many of its blocks versions need, by place from `from`
+    /// on.
+    ///
+    /// # Errors
+    /// Where a page can't be read, or the slot has more than 48 bits.
+    pub fn packs(&self, from: Place, limit: usize) -> Result<Vec<(Place, u64)>> {
+        let mut packs = Vec::new();
+        if limit == 0 {
+            return Ok(packs);
+        }
+        let (tree, pages) = (&self.0.content.packs, &self.0.pages);
+        tree.scan(pages, place_key(from)?, &mut |key, value| {
+            packs.push((key_place(key), decode_pack(value)?));
+            Ok(go_on_until(packs.len() == limit))
+        })?;
+        Ok(packs)
     }
 
     /// The version that an entry is, where it is one of this segment.

@@ -188,8 +188,9 @@ impl Volumes {
                 let part = &mut buf[(run.start - start) * BLOCK..(run.end - start) * BLOCK];
                 let from = Block(first.0 + (run.start - start) as u64);
                 match source {
-                    Source::Data(place) => {
-                        read_blocks(self.cache.pool(), &view, place, run.start, part)?;
+                    Source::Data(extent) => {
+                        let (pool, at) = (self.cache.pool(), extent.index(run.start));
+                        read_blocks(pool, &view, extent.place, at, part)?;
                     }
                     Source::Zero => part.fill(0),
                     Source::Below => self.read_below(image, from, part)?,

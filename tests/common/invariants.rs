@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use snapmark::base::{BLOCK, BlockMask, DeviceNo, Epoch, MapId, SegmentNo, Slot};
-use snapmark::ondisk::{Descriptor, VersionKey};
+use snapmark::base::{BLOCK, BlockMask, DeviceNo, Epoch, MapId, Place, SegmentNo, Slot};
+use snapmark::ondisk::{Descriptor, Extent, VersionKey};
 use snapmark::store::{At, Pool, Source, View, read_blocks};
 
 /// What a slot is used as.
@@ -12,6 +12,22 @@ enum Use {
     Free,
     Pending,
     Version(VersionKey),
+    Pack,
+}
+
+/// What versions have of a pack.
+struct Packed {
+    needed: u64,
+    taken: BlockMask,
+}
+
+impl Default for Packed {
+    fn default() -> Self {
+        Self {
+            needed: 0,
+            taken: BlockMask::EMPTY,
+        }
+    }
 }
 
 /// Checks everything. `settled`: all reaps are over, so that nothing unseen may be left.
@@ -42,6 +58,7 @@ pub fn check(view: &View, pool: &Pool, settled: bool) {
         .iter()
         .for_each(|place| claim(place.device, place.slot, Use::Pending));
     let maps = view.maps().unwrap();
+    let mut packed = BTreeMap::<Place, Packed>::new();
     for map in &maps {
         let epochs: Vec<Epoch> = view
             .snapshots_of(map.id)
@@ -68,9 +85,27 @@ pub fn check(view: &View, pool: &Pool, settled: bool) {
                 "{a:?} {b:?} {newer:?}"
             );
         }
-        for (key, version) in versions {
-            if let Some(place) = version.place {
-                claim(place.device, place.slot, Use::Version(key));
+        let mut above_is_seen = false;
+        for (key, version) in versions.into_iter().rev() {
+            match version.extent() {
+                Some(Extent {
+                    place,
+                    packed: Some((first, stored)),
+                }) => {
+                    let blocks = packed.entry(place).or_default();
+                    blocks.needed += version.data.count() as u64;
+                    let first = usize::from(first);
+                    let lies = BlockMask::range(first, first + stored.count());
+                    assert!(
+                        blocks.taken.and(&lies).is_empty(),
+                        "{key:?} overlaps in {place}"
+                    );
+                    blocks.taken = blocks.taken.or(&lies);
+                }
+                Some(Extent { place, .. }) => {
+                    claim(place.device, place.slot, Use::Version(key));
+                }
+                None => {}
             }
             assert!(
                 version.data.and(&version.zero).is_empty(),
@@ -84,12 +119,27 @@ pub fn check(view: &View, pool: &Pool, settled: bool) {
             assert!(version.birth < key.death, "{key:?} {version:?}");
             let seen = |epoch: &Epoch| (version.birth..key.death).contains(epoch);
             let seen = key.death == Epoch::LIVE && map.live || epochs.iter().any(seen);
+            let is_lower = key.death != Epoch::LIVE && version.birth.is_same_epoch(key.death);
+            let seen = seen || is_lower && above_is_seen;
+            above_is_seen = seen;
             assert!(
                 seen || map.reap || !settled,
                 "nobody sees {key:?} {version:?}: {map:?} {epochs:?}"
             );
         }
     }
+    for (place, blocks) in &packed {
+        claim(place.device, place.slot, Use::Pack);
+        assert_eq!(view.pack(*place).unwrap(), Some(blocks.needed), "{place}");
+    }
+    let first = Place {
+        device: DeviceNo(0),
+        slot: Slot(0),
+    };
+    assert_eq!(
+        view.packs(first, usize::MAX >> 1).unwrap().len(),
+        packed.len()
+    );
     assert_eq!(slots.len() as u64, total, "slots that nobody knows of");
     let space = view.space();
     assert_eq!(
@@ -140,13 +190,14 @@ fn data_blocks(view: &View, map: MapId, at: At, pool: &Pool) -> u64 {
     for segment in segments {
         let all = BlockMask::full(view.geometry());
         for (blocks, source) in view.resolve(map, segment, at, all).unwrap() {
-            let Source::Data(place) = source else {
+            let Source::Data(extent) = source else {
                 continue;
             };
             count += blocks.count() as u64;
             for run in blocks.runs() {
                 let mut buf = vec![0; run.len() * BLOCK];
-                read_blocks(pool, view, place, run.start, &mut buf).unwrap();
+                let at = extent.index(run.start);
+                read_blocks(pool, view, extent.place, at, &mut buf).unwrap();
             }
         }
     }

@@ -10,10 +10,23 @@ use crate::store::View;
 /// Runs fetched from a device's free list in one go.
 const FETCH: usize = 512;
 
-/// Free slots by device, as of the last commit less what was handed out since.
+/// Free slots by device, as of the last commit less what was handed out since; and the pack that
+/// is being filled.
 #[derive(Default)]
 pub(super) struct Allocator {
     devices: VecDeque<DeviceRuns>,
+    /// The pack, and its first block that nothing has been written to.
+    open: Option<(Place, usize)>,
+    /// Slots that may still be taken beyond those that queued writes were promised.
+    spare: u64,
+}
+
+/// Where some blocks may lie together in a pack.
+pub(super) struct Room {
+    pub place: Place,
+    pub first: u16,
+    /// Whether the slot was taken for it.
+    pub is_new: bool,
 }
 
 struct DeviceRuns {
@@ -63,6 +76,48 @@ impl Allocator {
     /// Forgets what it holds; after a failure nothing of it is sure.
     pub fn forget(&mut self) {
         self.devices.clear();
+        self.open = None;
+    }
+
+    /// Stops filling the pack where it was given up meanwhile. To be called after each commit,
+    /// before more is packed.
+    pub fn check_pack(&mut self, view: &View) -> Result<(), CacheError> {
+        if let Some((place, _)) = self.open
+            && view.pack(place)?.is_none()
+        {
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    /// Says how many slots may be taken from now on beyond those promised.
+    pub fn allow(&mut self, spare: u64) {
+        self.spare = spare;
+    }
+
+    /// Room for `count` blocks in a pack of `blocks`: in the open one, or in a new one where a
+    /// slot is spare.
+    ///
+    /// A slot that a segment was promised is not spent on a pack: what else is queued for the
+    /// segment may need it still, and finds no room in the pack.
+    pub fn pack(&mut self, count: usize, blocks: usize) -> Option<Room> {
+        let open = self.open.filter(|(_, next)| next + count <= blocks);
+        let (place, next) = match open {
+            Some(open) => open,
+            None => (self.take_spare()?, 0),
+        };
+        self.open = Some((place, next + count));
+        Some(Room {
+            place,
+            first: next as u16,
+            is_new: open.is_none(),
+        })
+    }
+
+    /// A free slot that nobody was promised.
+    pub fn take_spare(&mut self) -> Option<Place> {
+        self.spare = self.spare.checked_sub(1)?;
+        self.take()
     }
 
     /// A free slot; the devices take turns.

@@ -7,6 +7,8 @@
 
 mod allocate;
 mod batch;
+mod in_place;
+mod merge;
 mod ops;
 mod pace;
 mod reap;

@@ -211,7 +211,7 @@ impl<'a> Draft<'a> {
                 map: map.epoch,
             });
         }
-        map.epoch = target.epoch.next();
+        map.epoch = target.epoch.after_marker();
         let snapshot = SnapshotRecord {
             map: target.map,
             epoch: target.epoch,

@@ -1,11 +1,17 @@
 //! Frees the versions that nobody can see any more: after a snapshot, a disk or a clone went away.
 //!
 //! A version that no snapshot and no disk sees may still show through the gaps of a newer one;
-//! then what shows is merged into the newer one first.
+//! then what shows is merged into the newer one first. That may take a slot; where none is to be
+//! had, the segment is left as it is for later: nothing is lost by it but the space of what both
+//! have.
+
+use std::time::{Duration, Instant};
 
 use super::super::CacheError;
+use super::allocate::Allocator;
+use super::merge::Merge;
 use super::work::Work;
-use crate::base::{BlockMask, Epoch, MapId, Place, SegmentNo};
+use crate::base::{Epoch, MapId, SegmentNo};
 use crate::ondisk::{Change, Descriptor, VersionKey};
 use crate::store::{Pool, View};
 
@@ -15,10 +21,17 @@ const CHUNK: usize = 512;
 /// Bytes copied in one commit, so that destaging need not wait long for it.
 const MAX_BYTES: u64 = 8 << 20;
 
+/// How long a pass that found no slots for some segments waits before it goes over them again.
+const LATER: Duration = Duration::from_secs(1);
+
 /// A pass over a map.
 pub(super) struct Reap {
     pub map: MapId,
     next: VersionKey,
+    /// Segments were left for want of slots.
+    left: bool,
+    /// Not before this.
+    not_before: Option<Instant>,
 }
 
 /// What a step found.
@@ -38,7 +51,14 @@ impl Reap {
                 segment: SegmentNo(0),
                 death: Epoch(0),
             },
+            left: false,
+            not_before: None,
         }
+    }
+
+    /// Whether it may go on now.
+    pub fn is_due(&self) -> bool {
+        self.not_before.is_none_or(|time| Instant::now() >= time)
     }
 
     /// Begins again: something else went away.
@@ -47,7 +67,8 @@ impl Reap {
     }
 
     /// Plans the next chunk.
-    pub fn step(&mut self, view: &View, pool: &Pool, work: &mut Work) -> Result<Step, CacheError> {
+    pub fn step(&mut self, tools: &mut Tools<'_>) -> Result<Step, CacheError> {
+        let view = tools.view;
         let live = view.map(self.map)?.is_some_and(|map| map.live);
         let seen = Seen {
             live,
@@ -87,17 +108,30 @@ impl Reap {
             };
         }
         for segment in versions.chunk_by(|a, b| a.0.segment == b.0.segment) {
-            if work.bytes() > MAX_BYTES {
+            if tools.work.bytes() > MAX_BYTES {
                 self.next = VersionKey {
                     segment: segment[0].0.segment,
                     ..self.next
                 };
                 return Ok(Step::More);
             }
-            seen.sift(segment, view, pool, work)?;
+            self.left |= !seen.sift(segment, tools)?;
+        }
+        if through && self.left {
+            *self = Self::new(self.map);
+            self.not_before = Some(Instant::now() + LATER);
+            return Ok(Step::More);
         }
         Ok(if through { Step::Done } else { Step::More })
     }
+}
+
+/// What a step works with.
+pub(super) struct Tools<'a> {
+    pub view: &'a View,
+    pub pool: &'a Pool,
+    pub slots: &'a mut Allocator,
+    pub work: &'a mut Work,
 }
 
 /// Who looks at a map.
@@ -120,115 +154,33 @@ impl Seen {
             .is_some_and(|epoch| *epoch < key.death)
     }
 
-    /// Drops what is unseen of a segment's versions, oldest first in `versions`.
+    /// Drops what is unseen of a segment's versions, oldest first in `versions`. Says whether all
+    /// of it went.
     fn sift(
         &self,
         versions: &[(VersionKey, Descriptor)],
-        view: &View,
-        pool: &Pool,
-        work: &mut Work,
-    ) -> Result<(), CacheError> {
-        let mut above: Option<Merge> = None;
-        for (key, descriptor) in versions.iter().rev() {
-            if self.sees(key, descriptor) {
-                if let Some(merge) = above.replace(Merge::into(*key, *descriptor)) {
-                    merge.plan(view, pool, work)?;
+        tools: &mut Tools<'_>,
+    ) -> Result<bool, CacheError> {
+        let (mut above, mut all): (Option<Merge>, _) = (None, true);
+        let mut above_is_seen = false;
+        for (key, version) in versions.iter().rev() {
+            // What an epoch made in several layers is seen as a whole.
+            let is_lower = key.death != Epoch::LIVE && version.birth.is_same_epoch(key.death);
+            above_is_seen = self.sees(key, version) || (is_lower && above_is_seen);
+            if above_is_seen {
+                if let Some(merge) = above.replace(Merge::into(*key, *version)) {
+                    all &= merge.plan(tools)?;
                 }
-                continue;
-            }
-            work.changes.push(Change::RemoveVersion(*key));
-            match &mut above {
-                Some(merge) => merge.take(descriptor, view),
-                None => descriptor.place.into_iter().for_each(|at| work.retire(at)),
-            }
-        }
-        match above {
-            Some(merge) => merge.plan(view, pool, work),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A version that stays, and what shows through its gaps of those below it that go.
-///
-/// All of them are gathered before anything is copied: a copy reads what lies on the devices, and
-/// what another copy of the same commit is about to write is not there yet.
-struct Merge {
-    key: VersionKey,
-    descriptor: Descriptor,
-    /// The slots, each with the blocks that it had and those of them that count; that of the
-    /// version itself is the first, if it has one.
-    sources: Vec<MergeSource>,
-    merged: bool,
-}
-
-struct MergeSource {
-    place: Place,
-    had: BlockMask,
-    shows: BlockMask,
-}
-
-impl Merge {
-    fn into(key: VersionKey, descriptor: Descriptor) -> Self {
-        let own = descriptor.place.map(|place| MergeSource {
-            place,
-            had: descriptor.data,
-            shows: descriptor.data,
-        });
-        Self {
-            key,
-            descriptor,
-            sources: own.into_iter().collect(),
-            merged: false,
-        }
-    }
-
-    /// Takes in what shows of `lower`, the next one below.
-    fn take(&mut self, lower: &Descriptor, view: &View) {
-        let gaps = BlockMask::full(view.geometry()).minus(&self.descriptor.covered());
-        let shows = lower.data.and(&gaps);
-        self.descriptor.data = self.descriptor.data.or(&shows);
-        self.descriptor.zero = self.descriptor.zero.or(&lower.zero.and(&gaps));
-        self.merged = true;
-        self.sources.extend(lower.place.map(|place| MergeSource {
-            place,
-            had: lower.data,
-            shows,
-        }));
-    }
-
-    /// Moves all that counts into the slot that has the most of it, so that the fewest blocks
-    /// move. What is written there nobody reads before the commit: in the version's own slot it
-    /// was a gap, in that of a lower one it was hidden; so a crash before the commit does no harm.
-    fn plan(self, view: &View, pool: &Pool, work: &mut Work) -> Result<(), CacheError> {
-        let Self {
-            key,
-            mut descriptor,
-            sources,
-            merged,
-        } = self;
-        if !merged {
-            return Ok(());
-        }
-        let most = sources
-            .iter()
-            .rev()
-            .filter(|source| !source.shows.is_empty())
-            .max_by_key(|source| source.shows.count());
-        descriptor.place = most.map(|source| source.place);
-        for source in &sources {
-            match descriptor.place {
-                Some(to) if to == source.place => {
-                    work.punch(to, source.had.minus(&descriptor.data));
-                }
-                Some(to) => {
-                    work.copy(pool, view, source.place, to, &source.shows)?;
-                    work.retire(source.place);
-                }
-                None => work.retire(source.place),
+            } else if let Some(merge) = &mut above {
+                merge.take(*key, *version, tools.view.geometry());
+            } else {
+                tools.work.changes.push(Change::RemoveVersion(*key));
+                tools.work.release(version);
             }
         }
-        work.changes.push(Change::PutVersion(key, descriptor));
-        Ok(())
+        if let Some(merge) = above {
+            all &= merge.plan(tools)?;
+        }
+        Ok(all)
     }
 }

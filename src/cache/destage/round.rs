@@ -15,12 +15,12 @@ use super::allocate::Allocator;
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};
 use super::ops::Draft;
 use super::pace::Pace;
-use super::reap::{Reap, Step};
+use super::reap::{Reap, Step, Tools};
 use super::reclaim::Reclaim;
 use super::segment::{Context, Update};
 use super::signals::Wake;
 use super::work::Work;
-use crate::base::{Epoch, MapId, SegmentNo};
+use crate::base::{Epoch, MapId, SegmentNo, Seq};
 use crate::ondisk::{Change, Marks};
 use crate::store::{At, View};
 
@@ -32,6 +32,10 @@ const RECLAIM_PATIENCE: Duration = Duration::from_millis(100);
 const BY_PRIORITY: u32 = 8;
 /// Pause between two pieces of background work.
 const BACKGROUND_PAUSE: Duration = Duration::from_millis(1);
+/// Slots that a step of a reap may take.
+const REAP_SLOTS: u64 = 64;
+/// Thin versions that go into a pack, at least, before the next is begun.
+const IN_A_PACK: u64 = 3;
 /// Ops applied in one commit.
 const MAX_OPS: usize = 512;
 
@@ -96,7 +100,7 @@ impl Destager {
         let mut last = Instant::now();
         let interval = self.cache.config.interval;
         loop {
-            let idle = self.reaps.is_empty() && self.reclaim.is_empty();
+            let idle = !self.reaps.iter().any(Reap::is_due) && self.reclaim.is_empty();
             let pause = if idle { interval } else { BACKGROUND_PAUSE };
             let left = interval.saturating_sub(last.elapsed());
             match self.cache.signals.wait(pause.min(left)) {
@@ -144,18 +148,37 @@ impl Destager {
         if self.cache.queue.lock().is_unsettled() {
             return Ok(());
         }
-        if let Some(mut reap) = self.reaps.pop_front() {
-            let view = self.cache.catalog.view();
-            let mut work = Work::default();
-            let step = reap.step(&view, &self.cache.pool, &mut work)?;
-            drop(view);
-            self.commit(work)?;
-            match step {
+        let due = self.reaps.iter().position(Reap::is_due);
+        if let Some(mut reap) = due.and_then(|at| self.reaps.remove(at)) {
+            match self.reap_some(&mut reap)? {
                 Step::More => self.reaps.push_front(reap),
                 Step::Done => self.finish_reap(reap.map)?,
             }
         }
         Ok(())
+    }
+
+    /// A step of a reap, with slots that nobody was promised, if there are any.
+    fn reap_some(&mut self, reap: &mut Reap) -> Result<Step, CacheError> {
+        let cache = self.cache.clone();
+        let held = cache.queue.lock().promises.hold(REAP_SLOTS);
+        let view = cache.catalog.view();
+        let found = self.slots.prepare(&view, held)?;
+        self.slots.allow(found.min(held));
+        self.slots.check_pack(&view)?;
+        let mut work = Work::default();
+        let step = reap.step(&mut Tools {
+            view: &view,
+            pool: &cache.pool,
+            slots: &mut self.slots,
+            work: &mut work,
+        })?;
+        drop(view);
+        self.commit(work)?;
+        let mut queue = cache.queue.lock();
+        queue.promises.let_go();
+        self.take_stock(&mut queue);
+        Ok(step)
     }
 
     /// Frees journal space that is no longer needed but that no commit has said so of: records
@@ -304,7 +327,13 @@ impl Destager {
         let writes = writes.filter(|update| !update.frames.is_empty()).count();
         let bytes = runs.iter().map(|(run, _)| run.bytes()).sum();
         self.prepare_slots(writes as u64)?;
-        self.destage_runs(runs)?;
+        let packs = writes as u64 / IN_A_PACK + 1;
+        self.slots
+            .allow(self.cache.queue.lock().promises.hold(packs));
+        match self.destage_runs(runs) {
+            Err(error @ CacheError::NoSpace { .. }) => return self.wait_for_slots(last, error),
+            done => done?,
+        }
         self.pace.took(bytes, limit, started.elapsed());
         Ok(())
     }
@@ -316,6 +345,7 @@ impl Destager {
         let cache = self.cache.clone();
         let budget = Cell::new(self.pace.limit(cache.config.batch));
         let view = cache.catalog.view();
+        self.slots.check_pack(&view)?;
         let mut work = Work::default();
         let mut settled = Vec::new();
         let mut done = Vec::with_capacity(runs.len());
@@ -372,7 +402,7 @@ impl Destager {
         self.cache.catalog.commit(&work.changes)?;
         self.reclaim
             .add(self.cache.catalog.view().generation(), work.retired());
-        work.punch_blocks(&self.cache.pool)
+        work.punch_blocks(&self.cache.pool, &self.cache.catalog.view())
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.
@@ -381,6 +411,7 @@ impl Destager {
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
+        queue.promises.let_go();
         self.take_stock(&mut queue);
         self.cache.note_crowd(&queue);
         drop(queue);
@@ -465,6 +496,22 @@ impl Destager {
         }
     }
 
+    /// Slots that were promised are given up but not free yet, since a reader may still look at
+    /// them: the batch up to `last` is tried again later. Part of it may have been written.
+    fn wait_for_slots(&mut self, last: Seq, error: CacheError) -> Result<(), CacheError> {
+        self.slots.forget();
+        {
+            let mut queue = self.cache.queue.lock();
+            queue.promises.let_go();
+            queue.unsettled = queue.unsettled.max(last);
+        }
+        if self.cache.catalog.view().space().pending == 0 {
+            return Err(error);
+        }
+        std::thread::sleep(BACKGROUND_PAUSE);
+        self.reclaim_some().map(drop)
+    }
+
     /// The marks for a commit, as the queue stands.
     fn marks(&self, queue: &queue::Queue, mut marks: Marks) -> Marks {
         match &queue.ring {
@@ -479,7 +526,7 @@ impl Destager {
 fn context<'a>(
     cache: &'a Cache,
     view: &'a View,
-    run: &Run,
+    run: &'a Run,
     merge_budget: &'a Cell<u64>,
 ) -> Result<Context<'a>, CacheError> {
     let map = view.map(run.map.id)?;
@@ -487,6 +534,7 @@ fn context<'a>(
         seq: run.last(),
         what: format!("map {}", run.map.id),
     })?;
+    let unsettled = cache.queue.lock().is_unsettled();
     if map.epoch != run.epoch {
         return Err(CacheError::EpochOrder {
             record: run.epoch,
@@ -503,5 +551,6 @@ fn context<'a>(
         origin: map.origin,
         copy_on_write: cache.journal.is_none(),
         merge_budget,
+        unsettled: unsettled.then_some(&*run.map),
     })
 }

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::super::{CacheError, Frame};
+use super::super::{CacheError, Frame, MapState};
 use super::allocate::Allocator;
 use super::work::{Data, Work};
-use crate::base::{BlockMask, Epoch, Geometry, MapId, Place, SegmentNo};
-use crate::ondisk::{Change, Descriptor, Origin, VersionKey};
+use crate::base::{BlockMask, Epoch, Geometry, MapId, SegmentNo};
+use crate::ondisk::{Change, Descriptor, Extent, Origin, VersionKey};
 use crate::store::{At, Pool, Source, View};
 
 /// How many versions a read may have to walk before the next one is merged with all below it,
@@ -19,6 +19,14 @@ use crate::store::{At, Pool, Source, View};
 const MANY_LAYERS: usize = 48;
 /// How many versions a read may have to walk at the most.
 const MAX_LAYERS: usize = 96;
+
+/// A version with no more than this part of a segment's blocks is thin: it shares a slot, a pack,
+/// with others. So what was written after a snapshot lies together, however far apart it was
+/// written, and takes the space that it needs.
+const THIN: usize = 4;
+/// A thin version that has to move, since more is written to it, is thin still with no more than
+/// this part. It is written anew each time.
+const GROWN_THIN: usize = 8;
 
 /// [`MANY_LAYERS`] or somewhat fewer: not all segments of a disk are to be merged after the same
 /// snapshot.
@@ -56,10 +64,17 @@ impl Update {
         self.frames.retain(|block, _| !blocks.has(*block));
     }
 
-    fn data(&self) -> BlockMask {
+    pub fn data(&self) -> BlockMask {
         let mut mask = BlockMask::EMPTY;
         self.frames.keys().for_each(|block| mask.insert(*block));
         mask
+    }
+
+    /// The part of it that is data of these blocks.
+    pub fn only(&self, blocks: &BlockMask) -> Self {
+        let mut part = self.clone();
+        part.frames.retain(|block, _| blocks.has(*block));
+        part
     }
 }
 
@@ -77,12 +92,18 @@ pub(super) struct Context<'a> {
     pub copy_on_write: bool,
     /// Bytes that may still be merged in this batch.
     pub merge_budget: &'a Cell<u64>,
+    /// The map's queued writes, where an earlier batch may have put some of them in place already
+    /// without a commit; see `Queue::unsettled`.
+    pub unsettled: Option<&'a MapState>,
 }
 
+/// A version, and what it is found by.
+pub(super) type Layer = (VersionKey, Descriptor);
+
 /// How many blocks of `touched` hold data in these layers.
-fn allocated(layers: &[Descriptor], mut touched: BlockMask) -> usize {
+fn allocated(layers: &[Layer], mut touched: BlockMask) -> usize {
     let mut count = 0;
-    for layer in layers {
+    for (_, layer) in layers {
         count += touched.and(&layer.data).count();
         touched = touched.minus(&layer.covered());
     }
@@ -107,7 +128,9 @@ impl Context<'_> {
         work: &mut Work,
     ) -> Result<Outcome, CacheError> {
         let layers = self.layers(segment)?;
-        let live = layers.first();
+        let live = layers.first().map(|(_, live)| live);
+        let is_own = |(_, layer): &&Layer| self.newest_snapshot.is_none_or(|s| layer.birth > s);
+        let own = layers.iter().take_while(is_own).count();
         let touched = update.data().or(&update.zero);
         let before = allocated(&layers, touched);
         let key = VersionKey {
@@ -117,17 +140,13 @@ impl Context<'_> {
         };
         let has_slot = match live {
             None => self.first(key, &update, slots, work)?,
-            Some(live)
-                if self
-                    .newest_snapshot
-                    .is_some_and(|newest| live.birth <= newest) =>
-            {
-                self.displace(key, &layers, &update, slots, work)?
-            }
+            Some(_) if own == 0 => self.displace(key, &layers, &update, slots, work)?,
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
-                self.replace(key, *live, &update, slots, work)?
+                let version = self.rewrite(key, live, &update, slots, work)?;
+                work.changes.push(Change::PutVersion(key, version));
+                version.has_own_slot()
             }
-            Some(live) => self.overwrite(key, *live, &update, slots, work)?,
+            Some(_) => self.change_own(&layers[..own], layers.len(), &update, slots, work)?,
         };
         let allocated = update.frames.len() as i64 - before as i64;
         Ok(Outcome {
@@ -138,11 +157,11 @@ impl Context<'_> {
 
     /// The versions that the segment consists of, the newest first, down to where each block is
     /// spoken for.
-    fn layers(&self, segment: SegmentNo) -> Result<Vec<Descriptor>, CacheError> {
+    fn layers(&self, segment: SegmentNo) -> Result<Vec<Layer>, CacheError> {
         let (mut layers, mut covered) = (Vec::new(), BlockMask::EMPTY);
         self.view
-            .layers(self.map, segment, At::Live, &mut |_, descriptor| {
-                layers.push(*descriptor);
+            .layers(self.map, segment, At::Live, &mut |key, descriptor| {
+                layers.push((key, *descriptor));
                 covered = covered.or(&descriptor.covered());
                 if covered.is_full(self.geometry) {
                     ControlFlow::Break(())
@@ -154,7 +173,7 @@ impl Context<'_> {
     }
 
     /// Blocks of the segment that show the origin where the map has nothing.
-    fn origin_blocks(&self, segment: SegmentNo) -> BlockMask {
+    pub(super) fn origin_blocks(&self, segment: SegmentNo) -> BlockMask {
         let Some(origin) = &self.origin else {
             return BlockMask::EMPTY;
         };
@@ -184,85 +203,66 @@ impl Context<'_> {
         if data.is_empty() && update.zero.and(&shown).is_empty() {
             return Ok(false);
         }
-        let place = self.fill_new(update, slots, work)?;
-        work.changes.push(Change::PutVersion(
-            key,
-            Descriptor {
-                birth: self.epoch,
-                place,
-                data,
-                zero,
-            },
-        ));
-        Ok(place.is_some())
+        // Over an origin it is a difference, which may stay small; else the segment will fill.
+        let thin = !shown.is_empty() && is_thin(&data, self.geometry);
+        let extent = self.fill_new(update, thin, slots, work)?;
+        let version = Descriptor::new(self.epoch.first_birth(), extent, data, zero);
+        work.changes.push(Change::PutVersion(key, version));
+        Ok(version.has_own_slot())
     }
 
-    /// No snapshot sees the live version: it changes in place. Safe against a crash, since the
-    /// journal still has what is written here, and is synced.
-    fn overwrite(
+    /// The live version, which no snapshot sees, goes to another place together with what is new:
+    /// without a journal nothing may be overwritten.
+    pub(super) fn rewrite(
         &self,
         key: VersionKey,
-        live: Descriptor,
+        live: &Descriptor,
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<Descriptor, CacheError> {
         let new = update.data();
-        let data = live.data.or(&new).minus(&update.zero);
+        let kept = live.data.minus(&new).minus(&update.zero);
+        let data = new.or(&kept);
         let zero = live.zero.minus(&new).or(&update.zero);
-        let place = match live.place {
-            Some(place) => {
-                self.fill(place, update, work);
-                Some(place)
-            }
-            None => self.fill_new(update, slots, work)?,
-        };
-        if !data.is_empty() {
-            if let Some(place) = place {
-                work.punch(place, live.data.and(&update.zero));
-            }
-            work.changes.push(Change::PutVersion(
-                key,
-                Descriptor {
-                    birth: live.birth,
-                    place,
-                    data,
-                    zero,
-                },
-            ));
-            return Ok(true);
+        let thin = !live.has_own_slot() && data.count() <= self.geometry.blocks() / GROWN_THIN;
+        let to = self.new_extent(&data, thin, slots, work)?;
+        self.fill(&to, update, work);
+        if let Some(from) = live.extent() {
+            let unsure = kept.and(&self.unsure(key.segment));
+            work.copy(self.pool, self.view, &from, &to, &kept.minus(&unsure))?;
+            work.copy_as_is(self.pool, &from, &to, &unsure)?;
         }
-        if let Some(place) = place {
-            work.retire(place);
+        work.release(live);
+        Ok(Descriptor::new(live.birth, Some(to), data, zero))
+    }
+
+    /// Blocks of a segment that may hold something else than the catalog's checksum says: those
+    /// that queued writes will bring, if one of these was cut short. What they hold is of no
+    /// account: whoever reads them finds the queued write first.
+    fn unsure(&self, segment: SegmentNo) -> BlockMask {
+        let mut unsure = BlockMask::EMPTY;
+        if let Some(map) = self.unsettled {
+            let (first, count) = (self.geometry.first_block(segment), self.geometry.blocks());
+            map.find(first, count as u64, self.epoch, |at, _| {
+                unsure.insert(at as usize);
+            });
         }
-        let only_zeros = zero.is_full(self.geometry) && self.origin_blocks(key.segment).is_empty();
-        work.changes.push(if only_zeros {
-            Change::RemoveVersion(key)
-        } else {
-            Change::PutVersion(
-                key,
-                Descriptor {
-                    birth: live.birth,
-                    place: None,
-                    data,
-                    zero,
-                },
-            )
-        });
-        Ok(false)
+        unsure
     }
 
     /// A snapshot sees the live version: it moves to the history, and a new one goes on top.
     fn displace(
         &self,
         key: VersionKey,
-        layers: &[Descriptor],
+        layers: &[Layer],
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
     ) -> Result<bool, CacheError> {
-        work.changes.extend(layers.first().map(|live| {
-            let death = self.epoch;
+        let birth = self.epoch.first_birth();
+        work.changes.extend(layers.first().map(|(_, live)| {
+            let death = birth;
             Change::PutVersion(VersionKey { death, ..key }, *live)
         }));
         let (data, zero) = (update.data(), update.zero);
@@ -271,55 +271,23 @@ impl Context<'_> {
             work.changes.push(Change::RemoveVersion(key));
             return Ok(false);
         }
-        let mut new = Descriptor {
-            birth: self.epoch,
-            place: self.fill_new(update, slots, work)?,
-            data,
-            zero,
-        };
         // Without data of its own it has no slot, and is promised none: a discard must work when
         // the pool is full. The next write to the segment shortens the chain.
-        if new.place.is_some()
-            && !new.covered().is_full(self.geometry)
-            && self.is_due(key.segment, layers.len())
-        {
+        let merge = !data.is_empty()
+            && !data.or(&zero).is_full(self.geometry)
+            && self.is_due(key.segment, layers.len());
+        let thin = !merge && is_thin(&data, self.geometry);
+        let extent = self.fill_new(update, thin, slots, work)?;
+        let mut new = Descriptor::new(birth, extent, data, zero);
+        if merge {
             self.merge_below(key, &mut new, work)?;
         }
         work.changes.push(Change::PutVersion(key, new));
-        Ok(new.place.is_some())
-    }
-
-    /// Without a journal: all that is still valid goes to a new slot together with what is new.
-    fn replace(
-        &self,
-        key: VersionKey,
-        live: Descriptor,
-        update: &Update,
-        slots: &mut Allocator,
-        work: &mut Work,
-    ) -> Result<bool, CacheError> {
-        let data = update.data();
-        let place = self.fill_new(update, slots, work)?;
-        let kept = live.data.minus(&data).minus(&update.zero);
-        if let (Some(from), Some(to)) = (live.place, place) {
-            work.copy(self.pool, self.view, from, to, &kept)?;
-        }
-        if let Some(old) = live.place {
-            work.retire(old);
-        }
-        let zero = live.zero.minus(&data).or(&update.zero);
-        let new = Descriptor {
-            birth: live.birth,
-            place,
-            data: data.or(&kept),
-            zero,
-        };
-        work.changes.push(Change::PutVersion(key, new));
-        Ok(true)
+        Ok(new.has_own_slot())
     }
 
     /// Whether all that shows through a new version over so many layers is to be merged into it.
-    fn is_due(&self, segment: SegmentNo, layers: usize) -> bool {
+    pub(super) fn is_due(&self, segment: SegmentNo, layers: usize) -> bool {
         if layers < many_layers(segment) {
             return false;
         }
@@ -329,14 +297,15 @@ impl Context<'_> {
         left > 0 || layers >= MAX_LAYERS
     }
 
-    /// Completes a new version that has a slot with all that shows through it from below.
-    fn merge_below(
+    /// Completes a new version that has a slot of its own with all that shows through it from
+    /// below.
+    pub(super) fn merge_below(
         &self,
         key: VersionKey,
         new: &mut Descriptor,
         work: &mut Work,
     ) -> Result<(), CacheError> {
-        let Some(place) = new.place else {
+        let Some(to) = new.extent() else {
             return Ok(());
         };
         let missing = BlockMask::full(self.geometry).minus(&new.covered());
@@ -345,7 +314,9 @@ impl Context<'_> {
                 new.zero = new.zero.or(&blocks);
                 continue;
             };
-            work.copy(self.pool, self.view, from, place, &blocks)?;
+            let unsure = blocks.and(&self.unsure(key.segment));
+            work.copy(self.pool, self.view, &from, &to, &blocks.minus(&unsure))?;
+            work.copy_as_is(self.pool, &from, &to, &unsure)?;
             new.data = new.data.or(&blocks);
         }
         Ok(())
@@ -388,33 +359,65 @@ impl Context<'_> {
         Ok(all)
     }
 
-    /// Writes the new data into a new slot, if there is any.
+    /// Writes the new data to a new place, if there is any.
     fn fill_new(
         &self,
         update: &Update,
+        thin: bool,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<Option<Place>, CacheError> {
+    ) -> Result<Option<Extent>, CacheError> {
         if update.frames.is_empty() {
             return Ok(None);
         }
-        let place = self.new_slot(slots, work)?;
-        self.fill(place, update, work);
-        Ok(Some(place))
+        let extent = self.new_extent(&update.data(), thin, slots, work)?;
+        self.fill(&extent, update, work);
+        Ok(Some(extent))
     }
 
-    fn fill(&self, place: Place, update: &Update, work: &mut Work) {
+    fn fill(&self, to: &Extent, update: &Update, work: &mut Work) {
         for (block, frame) in &update.frames {
-            work.write(place, *block, Data::Frame(frame.clone()));
+            work.write(to, *block, Data::Frame(frame.clone()));
         }
     }
 
-    fn new_slot(&self, slots: &mut Allocator, work: &mut Work) -> Result<Place, CacheError> {
+    pub(super) fn new_extent(
+        &self,
+        blocks: &BlockMask,
+        thin: bool,
+        slots: &mut Allocator,
+        work: &mut Work,
+    ) -> Result<Extent, CacheError> {
+        if thin && let Some(extent) = new_packed(blocks, self.geometry, slots, work) {
+            return Ok(extent);
+        }
         let place = slots.take().ok_or(CacheError::NoSpace {
             needed: 1,
             available: 0,
         })?;
         work.took(place);
-        Ok(place)
+        Ok(Extent::own(place))
     }
+}
+
+/// Whether these are so few blocks that they go to a pack.
+pub(super) fn is_thin(blocks: &BlockMask, geometry: Geometry) -> bool {
+    blocks.count() <= geometry.blocks() / THIN
+}
+
+/// Room for these blocks in a pack, where slots may be taken for packs.
+pub(super) fn new_packed(
+    blocks: &BlockMask,
+    geometry: Geometry,
+    slots: &mut Allocator,
+    work: &mut Work,
+) -> Option<Extent> {
+    let room = slots.pack(blocks.count(), geometry.blocks())?;
+    if room.is_new {
+        work.took(room.place);
+    }
+    Some(Extent {
+        place: room.place,
+        packed: Some((room.first, *blocks)),
+    })
 }

@@ -1,13 +1,13 @@
 //! What a round is going to do: blocks to write, slots to take and give up, changes to commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use super::super::{CacheError, Frame};
 use super::allocate::take_changes;
-use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place};
-use crate::ondisk::Change;
+use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place, checksum};
+use crate::ondisk::{Change, Descriptor, Extent};
 use crate::store::{Pool, View, read_blocks};
 
 /// Blocks held in memory before they are written: 4 MiB.
@@ -51,27 +51,37 @@ pub(super) struct Work {
     /// Slots given up; they go to the pending list with the commit.
     retired: Vec<Place>,
     /// Blocks of slots still in use whose data is no longer needed.
-    punches: Vec<(Place, BlockMask)>,
+    punches: BTreeMap<Place, BlockMask>,
     /// Changes of records and versions, in order.
     pub changes: Vec<Change>,
 }
 
 impl Work {
-    pub fn write(&mut self, place: Place, block: usize, data: Data) {
-        self.writes.push((place, block, data));
+    pub fn write(&mut self, to: &Extent, block: usize, data: Data) {
+        self.writes.push((to.place, to.index(block), data));
     }
 
     pub fn took(&mut self, place: Place) {
         self.taken.push(place);
     }
 
-    pub fn retire(&mut self, place: Place) {
-        self.retired.push(place);
+    /// A version goes: its slot is given up; of a pack, its part.
+    pub fn release(&mut self, version: &Descriptor) {
+        let Some(extent) = version.extent() else {
+            return;
+        };
+        if version.has_own_slot() {
+            self.retired.push(extent.place);
+        } else {
+            self.punch(&extent, &version.stored());
+        }
     }
 
-    pub fn punch(&mut self, place: Place, blocks: BlockMask) {
+    /// Blocks of a segment are no longer needed where they lie.
+    pub fn punch(&mut self, extent: &Extent, blocks: &BlockMask) {
         if !blocks.is_empty() {
-            self.punches.push((place, blocks));
+            let punches = self.punches.entry(extent.place).or_insert(BlockMask::EMPTY);
+            *punches = punches.or(&extent.indexes(blocks));
         }
     }
 
@@ -89,24 +99,41 @@ impl Work {
         &self.retired
     }
 
-    /// Reads blocks of a slot, checks them, and writes them to the same blocks of another.
+    /// Reads blocks of a segment from one extent, checks them, and writes them to another.
     pub fn copy(
         &mut self,
         pool: &Pool,
         view: &View,
-        from: Place,
-        to: Place,
+        from: &Extent,
+        to: &Extent,
         blocks: &BlockMask,
     ) -> Result<(), CacheError> {
         for run in blocks.runs() {
             let mut buf = vec![0; run.len() * BLOCK];
-            let sums = read_blocks(pool, view, from, run.start, &mut buf)?;
+            let sums = read_blocks(pool, view, from.place, from.index(run.start), &mut buf)?;
             for ((block, data), sum) in run.zip(buf.chunks_exact(BLOCK)).zip(sums) {
                 self.write(to, block, Data::Copy(data.into(), sum));
             }
             if self.writes.len() > HELD_BLOCKS {
                 self.write_out(pool)?;
             }
+        }
+        Ok(())
+    }
+
+    /// As [`copy`](Self::copy), but takes the blocks for what they are.
+    pub fn copy_as_is(
+        &mut self,
+        pool: &Pool,
+        from: &Extent,
+        to: &Extent,
+        blocks: &BlockMask,
+    ) -> Result<(), CacheError> {
+        for block in blocks.iter() {
+            let mut buf = vec![0; BLOCK];
+            pool.read(from.place, from.index(block), &mut buf)?;
+            let sum = checksum(&buf);
+            self.write(to, block, Data::Copy(buf.into(), sum));
         }
         Ok(())
     }
@@ -151,10 +178,14 @@ impl Work {
 
     /// After the commit: gives the host the blocks that are no longer needed. A reader that still
     /// looks at one finds that its checksum does not match, and looks again.
-    pub fn punch_blocks(&mut self, pool: &Pool) -> Result<(), CacheError> {
-        for (place, blocks) in self.punches.drain(..) {
+    pub fn punch_blocks(&self, pool: &Pool, view: &View) -> Result<(), CacheError> {
+        for (place, blocks) in &self.punches {
+            // A slot that was given up is punched as a whole.
+            if view.is_pending(*place)? {
+                continue;
+            }
             for run in blocks.runs() {
-                pool.punch(place, run)?;
+                pool.punch(*place, run)?;
             }
         }
         Ok(())

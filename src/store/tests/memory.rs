@@ -55,6 +55,7 @@ pub(super) fn put(geometry: Geometry, segment: u64, slot: u64) -> Change {
             device: DeviceNo(0),
             slot: Slot(slot),
         }),
+        layout: crate::ondisk::Layout::Own,
         data: BlockMask::full(geometry),
         zero: BlockMask::EMPTY,
     };

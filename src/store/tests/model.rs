@@ -9,10 +9,15 @@ use crate::base::{
     Slot, Timestamp,
 };
 use crate::ondisk::{
-    Change, Descriptor, DeviceRecord, DiskRecord, MapRecord, Marks, Origin, SnapshotRecord, Space,
-    SumGroup, VersionKey,
+    Change, Descriptor, DeviceRecord, DiskRecord, Extent, MapRecord, Marks, Origin, SnapshotRecord,
+    Space, SumGroup, VersionKey,
 };
 use crate::store::View;
+
+const FIRST_PLACE: Place = Place {
+    device: DeviceNo(0),
+    slot: Slot(0),
+};
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Model {
@@ -24,6 +29,8 @@ pub(super) struct Model {
     pub(super) sums: BTreeMap<(DeviceNo, u64), Checksum>,
     pub(super) free: BTreeSet<Place>,
     pub(super) pending: BTreeSet<Place>,
+    /// Blocks needed of each pack; none only in the midst of a commit.
+    pub(super) packs: BTreeMap<Place, u64>,
     pub(super) marks: Marks,
 }
 
@@ -54,9 +61,15 @@ impl Model {
                 self.devices.insert(device.device, device);
             }
             Change::PutVersion(key, descriptor) => {
-                self.versions.insert(key, descriptor);
+                self.count_packed(&descriptor, true);
+                if let Some(old) = self.versions.insert(key, descriptor) {
+                    self.count_packed(&old, false);
+                }
             }
-            Change::RemoveVersion(key) => there(self.versions.remove(&key).is_some())?,
+            Change::RemoveVersion(key) => {
+                let old = self.versions.remove(&key).ok_or(())?;
+                self.count_packed(&old, false);
+            }
             Change::PutChecksums {
                 device,
                 first,
@@ -96,6 +109,24 @@ impl Model {
         Ok(())
     }
 
+    fn count_packed(&mut self, version: &Descriptor, comes: bool) {
+        if let Some(place) = version.place.filter(|_| !version.has_own_slot()) {
+            let count = version.data.count() as u64;
+            let blocks = self.packs.entry(place).or_default();
+            *blocks = if comes {
+                *blocks + count
+            } else {
+                *blocks - count
+            };
+        }
+    }
+
+    /// The end of a commit: packs that nobody needs are given up.
+    fn settle_packs(&mut self) {
+        let empty = self.packs.extract_if(.., |_, blocks| *blocks == 0);
+        self.pending.extend(empty.map(|(place, _)| place));
+    }
+
     pub(super) fn space(&self) -> Space {
         Space {
             total: self.devices.values().map(|device| device.slots).sum(),
@@ -126,6 +157,11 @@ impl Model {
                 .map(|d| (d.device, d))
                 .collect(),
             pending: view.pending(usize::MAX).unwrap().into_iter().collect(),
+            packs: view
+                .packs(FIRST_PLACE, usize::MAX)
+                .unwrap()
+                .into_iter()
+                .collect(),
             marks: view.marks(),
             ..Self::default()
         };
@@ -308,13 +344,18 @@ impl Model {
                     device: *device,
                     slot,
                 };
-                let used = slot.0 < record.slots
-                    && !self.free.contains(&place)
-                    && !self.pending.contains(&place);
+                let used = self.is_used(&place) && !self.packs.contains_key(&place);
                 used.then_some(Change::Retire(place))?
             }
             _ => Change::Free(*pick(random, self.pending.iter())?),
         })
+    }
+
+    fn is_used(&self, place: &Place) -> bool {
+        let device = self.devices.get(&place.device);
+        device.is_some_and(|record| place.slot.0 < record.slots)
+            && !self.free.contains(place)
+            && !self.pending.contains(place)
     }
 
     fn put_version(&self, random: &mut Random, geometry: Geometry, segments: u64) -> Change {
@@ -346,12 +387,19 @@ impl Model {
             segment: SegmentNo(random.below(segments)),
             death,
         };
-        let descriptor = Descriptor {
-            birth: Epoch(random.below(death.0.min(8) + 1)),
-            place,
-            data,
-            zero: mask(random).minus(&data),
-        };
+        let zero = mask(random).minus(&data);
+        let mut extent = place.map(Extent::own);
+        if let Some(extent) = &mut extent
+            && self.is_used(&extent.place)
+            && !data.is_empty()
+        {
+            // What is dead in a pack is zero.
+            let stored = data.or(&zero.and(&mask(random)));
+            let room = (geometry.blocks() - stored.count()) as u64;
+            extent.packed = Some((random.below(room + 1) as u16, stored));
+        }
+        let birth = Epoch(random.below(death.0.min(8) + 1));
+        let descriptor = Descriptor::new(birth, extent, data, zero);
         Change::PutVersion(key, descriptor)
     }
 
@@ -393,6 +441,7 @@ impl Model {
                 changes.push(change);
             }
         }
+        self.settle_packs();
         changes
     }
 }

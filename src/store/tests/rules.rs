@@ -274,6 +274,7 @@ fn p8_what_comes_before_the_first_key_left_is_found_again() {
     let zeros = Descriptor {
         birth: Epoch::FIRST,
         place: None,
+        layout: crate::ondisk::Layout::Own,
         data: BlockMask::EMPTY,
         zero: BlockMask::range(0, 64),
     };

@@ -1,0 +1,187 @@
+//! Changes to a segment whose newest versions no snapshot sees.
+//!
+//! These are the *own* layers. A block that one of them has is overwritten in place: the journal
+//! still has what is written there, and is synced, so that a crash does no harm. Other blocks go
+//! to the top layer where that has a slot of its own, else on top as a new thin layer: what is
+//! written again and again over a snapshot goes to packs, each block once.
+
+use super::super::CacheError;
+use super::allocate::Allocator;
+use super::segment::{Context, Layer, Update, is_thin};
+use super::work::{Data, Work};
+use crate::base::{BlockMask, Epoch};
+use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
+
+impl Context<'_> {
+    /// Plans the change. `own` are the own layers, of `layers` in all. Says whether the segment
+    /// has a slot now to which any block of it can be written.
+    pub(super) fn change_own(
+        &self,
+        own: &[Layer],
+        layers: usize,
+        update: &Update,
+        slots: &mut Allocator,
+        work: &mut Work,
+    ) -> Result<bool, CacheError> {
+        let Some(((key, top), lower)) = own.split_first() else {
+            return Ok(false);
+        };
+        let mut left = update.data();
+        let mut top = *top;
+        self.change_top(&mut top, update, &mut left, work);
+        let mut hidden = top.covered();
+        let mut changed = Vec::new();
+        for (key, layer) in lower {
+            let mut layer = *layer;
+            let here = left.and(&layer.data.minus(&hidden));
+            fill_some(layer.extent(), update, &here, work);
+            left = left.minus(&here);
+            hidden = hidden.or(&layer.covered());
+            clear(&mut layer, &update.zero, work);
+            changed.push((*key, layer));
+        }
+        let on_top = if left.is_empty() {
+            None
+        } else if top.place.is_none() {
+            let extent = self.new_extent(&left, is_thin(&left, self.geometry), slots, work)?;
+            fill_some(Some(extent), update, &left, work);
+            let zero = top.zero.minus(&left);
+            top = Descriptor::new(top.birth, Some(extent), left, zero);
+            None
+        } else if let Some(birth) = top.birth.next_birth() {
+            let below = (*key, layers);
+            Some(self.put_on_top(below, birth, &left, update, slots, work)?)
+        } else {
+            // No birth is left in the epoch: one layer takes it all.
+            let rest = update.only(&left.or(&top.data));
+            top = self.rewrite(*key, &top, &rest, slots, work)?;
+            None
+        };
+        let has_slot = on_top.unwrap_or(top).has_own_slot();
+        self.keep(*key, on_top, top, &changed, work);
+        Ok(has_slot)
+    }
+
+    /// What of an update the top layer takes in place. `left` is what it does not.
+    fn change_top(
+        &self,
+        top: &mut Descriptor,
+        update: &Update,
+        left: &mut BlockMask,
+        work: &mut Work,
+    ) {
+        let room = if top.has_own_slot() {
+            BlockMask::full(self.geometry)
+        } else {
+            top.stored()
+        };
+        let here = left.and(&room);
+        fill_some(top.extent(), update, &here, work);
+        *left = left.minus(&here);
+        let zero = top.zero.minus(&here);
+        *top = Descriptor::new(top.birth, top.extent(), top.data.or(&here), zero);
+        clear(top, &update.zero, work);
+        let zero = top.zero.or(&update.zero);
+        *top = Descriptor::new(top.birth, top.extent(), top.data, zero);
+    }
+
+    /// A new layer over all others: thin, or complete where there are many.
+    fn put_on_top(
+        &self,
+        (key, layers): (VersionKey, usize),
+        birth: Epoch,
+        blocks: &BlockMask,
+        update: &Update,
+        slots: &mut Allocator,
+        work: &mut Work,
+    ) -> Result<Descriptor, CacheError> {
+        let merge = self.is_due(key.segment, layers);
+        let thin = !merge && is_thin(blocks, self.geometry);
+        let extent = self.new_extent(blocks, thin, slots, work)?;
+        fill_some(Some(extent), update, blocks, work);
+        let zero = update.zero;
+        let mut new = Descriptor::new(birth, Some(extent), *blocks, zero);
+        if merge {
+            // What the update overwrites in place further down is merged as it will be.
+            let placed = update.data().minus(blocks);
+            fill_some(Some(extent), update, &placed, work);
+            new.data = new.data.or(&placed);
+            self.merge_below(key, &mut new, work)?;
+        }
+        Ok(new)
+    }
+
+    /// Enters the layers as they are now, but for those that nothing shows of any more.
+    fn keep(
+        &self,
+        key: VersionKey,
+        on_top: Option<Descriptor>,
+        top: Descriptor,
+        lower: &[Layer],
+        work: &mut Work,
+    ) {
+        let mut hidden = on_top.map_or(BlockMask::EMPTY, |new| new.covered());
+        let mut old = Vec::new();
+        if let Some(new) = on_top {
+            let below = VersionKey {
+                death: new.birth,
+                ..key
+            };
+            if !top.covered().minus(&hidden).is_empty() {
+                work.changes.push(Change::PutVersion(below, top));
+            } else {
+                work.release(&top);
+            }
+            work.changes.push(Change::PutVersion(key, new));
+        } else {
+            let only_zeros = top.data.is_empty()
+                && top.zero.is_full(self.geometry)
+                && self.origin_blocks(key.segment).is_empty();
+            work.changes.push(if only_zeros {
+                Change::RemoveVersion(key)
+            } else {
+                Change::PutVersion(key, top)
+            });
+        }
+        hidden = hidden.or(&top.covered());
+        for (key, layer) in lower {
+            if layer.covered().minus(&hidden).is_empty() {
+                work.release(layer);
+                old.push(Change::RemoveVersion(*key));
+            } else {
+                old.push(Change::PutVersion(*key, *layer));
+            }
+            hidden = hidden.or(&layer.covered());
+        }
+        work.changes.append(&mut old);
+    }
+}
+
+/// Writes these blocks of an update to their places.
+fn fill_some(to: Option<Extent>, update: &Update, blocks: &BlockMask, work: &mut Work) {
+    let Some(to) = to else { return };
+    for block in blocks.iter() {
+        if let Some(frame) = update.frames.get(&block) {
+            work.write(&to, block, Data::Frame(frame.clone()));
+        }
+    }
+}
+
+/// Blocks of a layer become zero.
+fn clear(layer: &mut Descriptor, zero: &BlockMask, work: &mut Work) {
+    let gone = layer.data.and(zero);
+    if gone.is_empty() {
+        return;
+    }
+    let data = layer.data.minus(&gone);
+    let zero = layer.zero.or(&gone);
+    if data.is_empty() {
+        work.release(layer);
+        *layer = Descriptor::new(layer.birth, None, data, zero);
+    } else {
+        if let Some(extent) = layer.extent() {
+            work.punch(&extent, &gone);
+        }
+        *layer = Descriptor::new(layer.birth, layer.extent(), data, zero);
+    }
+}

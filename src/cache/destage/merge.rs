@@ -1,0 +1,114 @@
+//! A version that stays takes in what shows through its gaps of those below it that go.
+
+use super::super::CacheError;
+use super::reap::Tools;
+use super::segment::{is_thin, new_packed};
+use crate::base::{BlockMask, Geometry};
+use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
+
+/// A version that stays, and those below it that go.
+///
+/// All of them are gathered before anything is copied: a copy reads what lies on the devices, and
+/// what another copy of the same commit is about to write is not there yet.
+pub(super) struct Merge {
+    key: VersionKey,
+    /// The version as it will be, but for where its data lies.
+    merged: Descriptor,
+    /// The versions, newest first, each with the blocks of its own that count: that which stays,
+    /// then those that go.
+    sources: Vec<(Descriptor, BlockMask)>,
+    going: Vec<VersionKey>,
+}
+
+impl Merge {
+    pub fn into(key: VersionKey, version: Descriptor) -> Self {
+        Self {
+            key,
+            merged: version,
+            sources: vec![(version, version.data)],
+            going: Vec::new(),
+        }
+    }
+
+    /// Takes in what shows of `lower`, the next one below.
+    pub fn take(&mut self, key: VersionKey, lower: Descriptor, geometry: Geometry) {
+        let gaps = BlockMask::full(geometry).minus(&self.merged.covered());
+        let shows = lower.data.and(&gaps);
+        self.merged.data = self.merged.data.or(&shows);
+        self.merged.zero = self.merged.zero.or(&lower.zero.and(&gaps));
+        self.sources.push((lower, shows));
+        self.going.push(key);
+    }
+
+    /// Moves all that counts to one place. Says whether there was one; if not, nothing changes.
+    pub fn plan(self, tools: &mut Tools<'_>) -> Result<bool, CacheError> {
+        if self.going.is_empty() {
+            return Ok(true);
+        }
+        let Ok(to) = self.target(tools) else {
+            return Ok(false);
+        };
+        let (data, zero) = (self.merged.data, self.merged.zero);
+        for (version, shows) in &self.sources {
+            let Some(from) = version.extent() else {
+                continue;
+            };
+            if Some(from) == to {
+                tools.work.punch(&from, &version.data.minus(&data));
+                continue;
+            }
+            if let Some(to) = &to {
+                tools.work.copy(tools.pool, tools.view, &from, to, shows)?;
+            }
+            tools.work.release(version);
+        }
+        let merged = Descriptor::new(self.merged.birth, to, data, zero);
+        let changes = &mut tools.work.changes;
+        changes.extend(self.going.into_iter().map(Change::RemoveVersion));
+        changes.push(Change::PutVersion(self.key, merged));
+        Ok(true)
+    }
+
+    /// Where all that counts is to lie: in the slot of its own that has the most of it, so that
+    /// the fewest blocks move; or where it all lies already; else in a new place, unless there is
+    /// none.
+    ///
+    /// What is written to a slot that is in use nobody reads before the commit: in the version's
+    /// own slot it was a gap, in that of a lower one it was hidden. So a crash before the commit
+    /// does no harm.
+    fn target(&self, tools: &mut Tools<'_>) -> Result<Option<Extent>, NoSlot> {
+        let showing = || {
+            let sources = self.sources.iter();
+            sources.filter(|(_, shows)| !shows.is_empty())
+        };
+        let own = showing()
+            .rev()
+            .filter(|(version, _)| version.has_own_slot());
+        if let Some((most, _)) = own.max_by_key(|(_, shows)| shows.count()) {
+            return Ok(most.extent());
+        }
+        let mut packed = showing();
+        match (packed.next(), packed.next()) {
+            (None, _) => Ok(None),
+            (Some((only, _)), None) => Ok(only.extent()),
+            _ => {
+                let to = new_extent(&self.merged.data, tools).ok_or(NoSlot)?;
+                Ok(Some(to))
+            }
+        }
+    }
+}
+
+/// A new place for these blocks, of the slots that nobody was promised.
+fn new_extent(blocks: &BlockMask, tools: &mut Tools<'_>) -> Option<Extent> {
+    let geometry = tools.view.geometry();
+    if is_thin(blocks, geometry) {
+        return new_packed(blocks, geometry, tools.slots, tools.work);
+    }
+    let place = tools.slots.take_spare()?;
+    tools.work.took(place);
+    Some(Extent::own(place))
+}
+
+/// No slot may be taken.
+struct NoSlot;
