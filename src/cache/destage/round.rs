@@ -19,7 +19,7 @@ use super::reclaim::Reclaim;
 use super::segment::{Context, MERGE_BUDGET, Update};
 use super::signals::Wake;
 use super::work::Work;
-use crate::base::{Epoch, MapId, SegmentNo};
+use crate::base::{Epoch, MapId, SegmentNo, Seq};
 use crate::ondisk::{Change, Marks};
 use crate::store::{At, View};
 
@@ -304,7 +304,22 @@ impl Destager {
         let writes = runs.iter().flat_map(|(_, updates)| updates.values());
         let writes = writes.filter(|update| !update.frames.is_empty()).count();
         self.prepare_slots(writes as u64)?;
-        self.destage_runs(runs)
+        match self.destage_runs(runs) {
+            Err(CacheError::NoSpace { .. }) if self.cache.catalog.view().space().pending > 0 => {
+                self.postpone(last);
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// A batch up to this record found too few slots, but some wait only for their last reader:
+    /// it is tried again until that one has left. What it may have written in place meanwhile no
+    /// commit knows, so nobody may look at it before the batch is through.
+    fn postpone(&mut self, last: Seq) {
+        self.slots.forget();
+        let mut queue = self.cache.queue.lock();
+        queue.unsettled = queue.unsettled.max(last);
     }
 
     fn destage_runs(
