@@ -281,3 +281,23 @@ fn a_disk_of_low_priority_has_its_turn_without_a_journal() {
     under_load(&engine, high, full, begin, reached, 3000);
     engine.close_store().unwrap();
 }
+
+#[test]
+fn p1_a_snapshot_has_its_turn_while_small_writes_fill_the_journal() {
+    let engine = slow(Shape {
+        cache: 16 << 20,
+        journal: 4 << 20,
+        batch: 16 << 10,
+        interval: Duration::from_millis(1),
+        ..Shape::default()
+    });
+    let disk = engine.create(new_disk("d", 64 * SEGMENT)).unwrap();
+    let taken = AtomicBool::new(false);
+    let begin = || {
+        engine.snapshot(&["d"], Some("s"), true).unwrap();
+        taken.store(true, SeqCst);
+    };
+    let full = || engine.status().journal.unwrap().used > 7 << 19;
+    under_load(&engine, disk, full, begin, || taken.load(SeqCst), 3000);
+    engine.close_store().unwrap();
+}

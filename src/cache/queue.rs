@@ -107,6 +107,9 @@ pub(super) struct Queue {
     pub applying: Option<Seq>,
     /// Markers among the ops.
     pub markers: u64,
+    /// Ops that wait for room. While there are any, appends leave to them what becomes free: an
+    /// op wants room for the biggest that there can be, which small records would never leave.
+    pub waiting_ops: u32,
     /// No more appends: the store is being closed.
     pub closed: bool,
     /// Blocks of records up to this one may be on a device without a commit that has their
