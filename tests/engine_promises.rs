@@ -19,7 +19,7 @@ use snapmark::device::{Device, Effect, FaultDevice, Operation, When};
 use snapmark::volume::{Node, VolumeError};
 
 /// What a call may take that waits for nothing; long, for a machine that is stopped meanwhile.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(90);
 
 fn manual() -> Shape {
     Shape {
@@ -88,7 +88,7 @@ fn p1_a_snapshot_waits_for_no_destage() {
         assert_eq!(seen, (1, n + 2), "snapshot {n}");
     }
     assert!(watch.waiting() > 0, "destaging went on");
-    watch.hold(&[]);
+    watch.release();
     engine.settle();
     for n in 0..5u8 {
         let node = engine.lookup(&format!("d@{n}")).unwrap();
@@ -104,23 +104,29 @@ fn p1_nothing_waits_for_a_snapshot_that_syncs() {
     let (engine, watch, disk) = watched(manual());
     write(&engine, disk, 0, 1);
     let _release = Release(&watch);
+    watch.hold_syncs(&["journal"]);
     let at = engine.clone();
-    // The marker's own sync takes long. Writes to the journal are held up with it, so the writes
-    // that follow are those that need none: looks at names and lines.
-    watch.hold(&["journal"]);
     let snapshot = std::thread::spawn(move || at.snapshot(&["d"], Some("s"), true).unwrap());
-    wait_until("the snapshot waits", || watch.waiting() > 0);
+    wait_until("the snapshot syncs", || watch.waiting() > 0);
     let at = engine.clone();
-    let seen = promptly("a look", move || {
-        let list = at.list().len();
-        let usage = at.status().cache.records;
-        (list, usage, byte(&at, Node::Disk(disk), 0))
+    promptly("a write meanwhile", move || write(&at, disk, 0, 2));
+    let at = engine.clone();
+    promptly("a new disk meanwhile", move || {
+        at.create(new_disk("e", SEGMENT)).unwrap()
     });
-    assert_eq!(seen.2, 1);
+    let at = engine.clone();
+    let files = promptly("another snapshot meanwhile", move || {
+        at.snapshot(&["d", "e"], Some("t"), false).unwrap()
+    });
+    let at = engine.clone();
+    let seen = promptly("a read meanwhile", move || {
+        let files = ["d", "d@s", "d@t"].map(|name| at.lookup(name).unwrap());
+        files.map(|node| byte(&at, node, 0))
+    });
+    assert_eq!((seen, files.len()), ([2, 1, 2], 2));
     assert!(!snapshot.is_finished());
-    watch.hold(&[]);
+    watch.release();
     snapshot.join().unwrap();
-    assert!(engine.lookup("d@s").is_some());
     engine.close_store().unwrap();
 }
 
@@ -210,31 +216,39 @@ fn p8_a_flipped_byte_gives_an_error_and_a_log_line_and_never_wrong_data() {
 
 #[test]
 fn p8_after_a_failed_sync_no_write_is_taken_any_more() {
-    let disk = Engine::make(&manual());
-    let journal = Arc::new(FaultDevice::new(disk.device("journal", manual().journal)));
-    let engine = Engine::open_over(disk, manual(), &|device| match device.name() {
-        "journal" => journal.clone() as Arc<dyn Device>,
-        _ => device,
-    });
-    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
-    write(&engine, disk, 0, 1);
-    engine.sync().unwrap();
-    write(&engine, disk, 1, 1);
-    journal.plan(Operation::Sync, When::Nth(1), Effect::Fail(libc::EIO));
-    engine.sync().unwrap_err();
-    journal.heal();
-    let syncs = journal.calls(Operation::Sync);
-    engine.write(disk, 0, &[2; 4096]).unwrap_err();
-    engine.sync().unwrap_err();
-    engine.snapshot(&["d"], None, true).unwrap_err();
-    assert_eq!(
-        journal.calls(Operation::Sync),
-        syncs,
-        "a sync was tried again"
-    );
-    assert_ne!(engine.status().state, "ok");
-    assert_eq!(byte(&engine, Node::Disk(disk), 0), 1, "reads go on");
-    engine.volumes.abandon();
+    for failing in ["journal", "pool", "log"] {
+        let devices: Mutex<Vec<Arc<FaultDevice>>> = Mutex::default();
+        let engine = Engine::open_over(Engine::make(&manual()), manual(), &|device| {
+            if !device.name().starts_with(failing) {
+                return device;
+            }
+            let device = Arc::new(FaultDevice::new(device));
+            devices.lock().push(device.clone());
+            device
+        });
+        let syncs = || -> u64 {
+            let devices = devices.lock();
+            devices.iter().map(|it| it.calls(Operation::Sync)).sum()
+        };
+        let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+        write(&engine, disk, 0, 1);
+        engine.flush().unwrap();
+        write(&engine, disk, 1, 1);
+        let fail = Effect::Fail(libc::EIO);
+        let plan = |it: &Arc<FaultDevice>| it.plan(Operation::Sync, When::Nth(1), fail);
+        devices.lock().iter().for_each(plan);
+        engine.flush().unwrap_err();
+        devices.lock().iter().for_each(|it| it.heal());
+        let before = syncs();
+        engine.write(disk, 0, &[2; 4096]).unwrap_err();
+        engine.sync().unwrap_err();
+        engine.flush().unwrap_err();
+        engine.snapshot(&["d"], None, true).unwrap_err();
+        assert_eq!(syncs(), before, "{failing}: a sync was tried again");
+        assert_ne!(engine.status().state, "ok");
+        assert_eq!(byte(&engine, Node::Disk(disk), 0), 1, "reads go on");
+        engine.volumes.abandon();
+    }
 }
 
 /// Reads that an opening takes, and their bytes: after a crash, with so many segments mapped.

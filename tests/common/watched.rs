@@ -23,6 +23,8 @@ pub struct Watch {
 struct Held {
     /// Names of the devices whose writes, punches and syncs wait.
     devices: Vec<&'static str>,
+    /// And of those whose syncs alone do.
+    syncs: Vec<&'static str>,
     waiting: usize,
 }
 
@@ -35,9 +37,21 @@ impl Watch {
         })
     }
 
-    /// Holds up writes, punches and syncs of these devices from now on; of none lets all go.
+    /// Holds up writes, punches and syncs of these devices from now on.
     pub fn hold(&self, devices: &[&'static str]) {
         self.held.lock().devices = devices.to_vec();
+    }
+
+    /// Holds up the syncs of these devices from now on.
+    pub fn hold_syncs(&self, devices: &[&'static str]) {
+        self.held.lock().syncs = devices.to_vec();
+    }
+
+    /// Lets all go that was held up.
+    pub fn release(&self) {
+        let mut held = self.held.lock();
+        held.devices.clear();
+        held.syncs.clear();
         self.changed.notify_all();
     }
 
@@ -51,9 +65,9 @@ impl Watch {
         (self.reads.load(Relaxed), self.bytes.load(Relaxed))
     }
 
-    fn pass(&self, name: &str) {
+    fn pass(&self, name: &str, is_sync: bool) {
         let mut held = self.held.lock();
-        while held.devices.contains(&name) {
+        while held.devices.contains(&name) || is_sync && held.syncs.contains(&name) {
             held.waiting += 1;
             self.changed.wait_for(&mut held, Duration::from_secs(1));
             held.waiting -= 1;
@@ -66,7 +80,7 @@ pub struct Release<'a>(pub &'a Watch);
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
-        self.0.hold(&[]);
+        self.0.release();
     }
 }
 
@@ -91,17 +105,17 @@ impl Device for Watched {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
-        self.watch.pass(self.name());
+        self.watch.pass(self.name(), false);
         self.inner.write_at(bufs, offset)
     }
 
     fn sync(&self) -> Result<(), DeviceError> {
-        self.watch.pass(self.name());
+        self.watch.pass(self.name(), true);
         self.inner.sync()
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<bool, DeviceError> {
-        self.watch.pass(self.name());
+        self.watch.pass(self.name(), false);
         self.inner.punch(offset, len)
     }
 
