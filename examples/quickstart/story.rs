@@ -17,7 +17,7 @@ const DISK: u64 = 2 << 30;
 const AFTERMATH: Duration = Duration::from_millis(20);
 
 /// Space comes back in the background; how fast is up to the host, which may discard each piece.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A snapshot that was taken, and what it must hold.
 struct Taken {
@@ -294,14 +294,13 @@ impl Stage {
             (after, pending) = self.space()?;
         }
         let backing = std::fs::metadata(self.store.join("pool.img"))?.blocks() * 512;
+        let waiting = match pending {
+            0 => String::new(),
+            _ => format!(" and {} still on its way to the host", size(pending)),
+        };
         self.say(format!(
-            "deleted snapshots and disks: pool in use {}{}, before {}; the host's file holds {}",
+            "deleted snapshots and disks: pool in use {}{waiting}, before {}; the host's file holds {}",
             size(after),
-            if after + pending > 0 {
-                " and falling"
-            } else {
-                ""
-            },
             size(before),
             size(backing)
         ));
