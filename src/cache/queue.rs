@@ -155,6 +155,11 @@ impl Queue {
         self.recovering || self.oldest().is_some_and(|oldest| oldest <= self.unsettled)
     }
 
+    /// Blocks of any of the records queued now may be on a device, unknown to the catalog.
+    pub fn unsettle(&mut self) {
+        self.unsettled = Seq(self.next.0 - 1);
+    }
+
     /// Enters an op and its barriers.
     pub fn push_op(&mut self, op: PendingOp) {
         for disk in &op.disks {

@@ -19,7 +19,7 @@ use super::reclaim::Reclaim;
 use super::segment::{Context, MERGE_BUDGET, Update};
 use super::signals::Wake;
 use super::work::Work;
-use crate::base::{Epoch, MapId, SegmentNo, Seq};
+use crate::base::{Epoch, MapId, SegmentNo};
 use crate::ondisk::{Change, Marks};
 use crate::store::{At, View};
 
@@ -127,10 +127,25 @@ impl Destager {
                 self.apply_ops()?;
             } else {
                 let awaited = oldest.is_some_and(|oldest| self.cache.signals.awaits(oldest));
-                self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY)?;
+                let done = self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY);
+                self.unless_short(done)?;
             }
         }
         Ok(())
+    }
+
+    /// A batch that found too few slots is tried again as long as some wait only for their last
+    /// reader. What it may have written in place till then no commit knows, so nobody may look
+    /// at that before all that is queued is through.
+    fn unless_short(&mut self, done: Result<(), CacheError>) -> Result<(), CacheError> {
+        match done {
+            Err(CacheError::NoSpace { .. }) if self.cache.catalog.view().space().pending > 0 => {
+                self.slots.forget();
+                self.cache.queue.lock().unsettle();
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// What can wait: reaping and reclaiming, a piece at a time.
@@ -304,22 +319,7 @@ impl Destager {
         let writes = runs.iter().flat_map(|(_, updates)| updates.values());
         let writes = writes.filter(|update| !update.frames.is_empty()).count();
         self.prepare_slots(writes as u64)?;
-        match self.destage_runs(runs) {
-            Err(CacheError::NoSpace { .. }) if self.cache.catalog.view().space().pending > 0 => {
-                self.postpone(last);
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    /// A batch up to this record found too few slots, but some wait only for their last reader:
-    /// it is tried again until that one has left. What it may have written in place meanwhile no
-    /// commit knows, so nobody may look at it before the batch is through.
-    fn postpone(&mut self, last: Seq) {
-        self.slots.forget();
-        let mut queue = self.cache.queue.lock();
-        queue.unsettled = queue.unsettled.max(last);
+        self.destage_runs(runs)
     }
 
     fn destage_runs(
