@@ -136,3 +136,72 @@ fn p5_p8_a_reap_leaves_blocks_alone_that_no_commit_knows() {
     );
     engine.volumes.abandon();
 }
+
+/// A discard over very many segments is committed a chunk at a time, and its record stays in the
+/// journal until the last. A crash after any event of it leaves the discard whole, with a reap due
+/// over the same segments, and with later writes to them behind it.
+#[test]
+fn p5_p6_a_wide_discard_that_was_cut_short_is_done_again() {
+    const SEGMENTS: u64 = 2100;
+    let shape = Shape {
+        pool: 128 << 20,
+        journal: 16 << 20,
+        ..MANUAL
+    };
+    let engine = Engine::new(shape);
+    let disk = engine.create(new_disk("d", SEGMENTS * SEGMENT)).unwrap();
+    let spots = [0, 1, 2047, 2048, SEGMENTS - 1].map(|segment| segment * 16);
+    let shown = |engine: &Engine, file: &str| {
+        let node = engine.lookup(file).unwrap();
+        let byte = |block: u64| {
+            let mut buf = [0xee; 2];
+            engine.read(node, block * 4096, &mut buf).unwrap();
+            buf[0]
+        };
+        spots.map(|spot| [byte(spot), byte(spot + 1)])
+    };
+    for segment in 0..SEGMENTS {
+        write(&engine, disk, segment * 16, 1);
+    }
+    engine.snapshot(&["d"], Some("kept"), false).unwrap();
+    spots.iter().for_each(|at| write(&engine, disk, at + 1, 2));
+    engine.snapshot(&["d"], Some("gone"), false).unwrap();
+    spots.iter().for_each(|at| write(&engine, disk, *at, 3));
+    engine.flush().unwrap();
+    engine.remove("d@gone").unwrap();
+    spots.iter().for_each(|at| write(&engine, disk, *at, 4));
+    let (offset, len) = (0, SEGMENTS * SEGMENT);
+    engine.discard(disk, Extent { offset, len }).unwrap();
+    write(&engine, disk, spots[1], 5);
+    write(&engine, disk, spots[4] + 1, 6);
+    engine.sync().unwrap();
+    let from = engine.disk.crash_points();
+    engine.flush().unwrap();
+    let to = engine.disk.crash_points();
+    let (none, kept) = ([0, 0], [[1, 0]; 5]);
+    let want = [none, [5, 0], none, none, [0, 6]];
+    assert!(to - from > 10);
+    for events in from..=to {
+        for images in [
+            engine.disk.kill_image_at(events),
+            engine.disk.image_at(events, 3),
+        ] {
+            let after = Engine::open_images(&images, shape);
+            assert_eq!(
+                shown(&after, "d"),
+                want,
+                "{events} of {from}..={to}: opened"
+            );
+            after.settle();
+            assert_eq!(
+                shown(&after, "d"),
+                want,
+                "{events} of {from}..={to}: settled"
+            );
+            assert_eq!(shown(&after, "d@kept"), kept, "{events} of {from}..={to}");
+            invariants::check(&after.catalog.view(), &after.pool, true);
+            after.volumes.abandon();
+        }
+    }
+    engine.volumes.abandon();
+}
