@@ -4,13 +4,16 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
-use common::invariants;
 use common::model::new_disk;
+use common::{invariants, wait_until};
 use snapmark::base::DiskId;
-use snapmark::volume::Node;
+use snapmark::device::{Device, Effect, FaultDevice, Operation, When};
+use snapmark::volume::{Extent, Node};
 
 /// A store that destages only when it is told to.
 fn manual() -> Engine {
@@ -148,4 +151,170 @@ fn a_priority_outlives_the_daemon() {
     let engine = engine.reopen();
     assert_eq!(engine.status().disks[0].priority, 9);
     assert_eq!(engine.kill().status().disks[0].priority, 9);
+}
+
+#[test]
+fn p5_a_record_that_an_earlier_recovery_gave_up_never_comes_back() {
+    let engine = manual();
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    let shown = |engine: &Engine| [0, 3].map(|block| byte(engine, Node::Disk(disk), block));
+    write(&engine, disk, 3, 1);
+    engine.flush().unwrap();
+    // Two records on a page of their own. Power loss takes the first; the second stays, as
+    // nobody asked for a sync.
+    let before = engine.disk.kill_image()["journal"].to_bytes();
+    write(&engine, disk, 0, 1);
+    let (offset, len) = (3 * 4096, 4096);
+    engine.discard(disk, Extent { offset, len }).unwrap();
+    let images = engine.disk.kill_image();
+    engine.volumes.abandon();
+    let journal = &images["journal"];
+    let after = journal.to_bytes();
+    let at = before.iter().zip(&after).position(|(a, b)| a != b).unwrap() as u64;
+    assert_eq!(at % 4096, 0);
+    journal.punch(at, 4096).unwrap();
+    let engine = Engine::open_images(&images, engine.shape);
+    assert_eq!(
+        shown(&engine),
+        [0, 1],
+        "the second counts no more than the first"
+    );
+    // A record as long as the first goes where that was, so the catalog's mark now points at the
+    // second, which has the number of the next one.
+    write(&engine, disk, 0, 2);
+    engine.flush().unwrap();
+    let engine = engine.kill();
+    assert_eq!(shown(&engine), [2, 1]);
+    // The true record of that number; a session's first goes to the next page.
+    write(&engine, disk, 3, 7);
+    let mut engine = engine.kill();
+    for crash in 0..3 {
+        assert_eq!(shown(&engine), [2, 7], "crash {crash}");
+        engine = engine.kill();
+    }
+    settle(&engine);
+    assert_eq!(shown(&engine), [2, 7]);
+}
+
+/// Ends the writers, also where a check fails: a scope waits for its threads.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// A store that is always behind: each write to a device takes a millisecond.
+fn slow(shape: Shape) -> Engine {
+    Engine::open_over(Engine::make(&shape), shape, &|device| {
+        if !device.name().starts_with("pool") {
+            return device;
+        }
+        let slow = FaultDevice::new(device);
+        let delay = Effect::Delay(Duration::from_millis(1));
+        slow.plan(Operation::Write, When::Every(1), delay);
+        Arc::new(slow) as Arc<dyn Device>
+    })
+}
+
+/// While writers keep a disk as busy as they can: starts `begin` once `full` says so, and waits
+/// until `reached`. Fails where they were served `most` more writes first.
+fn under_load(
+    engine: &Engine,
+    disk: DiskId,
+    full: impl Fn() -> bool,
+    begin: impl FnOnce() + Send,
+    reached: impl Fn() -> bool,
+    most: u64,
+) {
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
+        for writer in 0..4 {
+            let (stop, written) = (&stop, &written);
+            scope.spawn(move || {
+                for turn in 0.. {
+                    if stop.load(SeqCst) {
+                        break;
+                    }
+                    write(engine, disk, (turn * 4 + writer) % 1024, turn as u8);
+                    written.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        wait_until("the cache or the journal is full", full);
+        let from = written.load(SeqCst);
+        scope.spawn(begin);
+        while !reached() {
+            let since = written.load(SeqCst) - from;
+            assert!(since < most, "{since} writes went first");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
+#[test]
+fn a_disk_of_low_priority_has_its_turn_without_a_journal() {
+    let engine = slow(Shape {
+        volatile: true,
+        cache: 1 << 20,
+        batch: 16 << 10,
+        interval: Duration::from_millis(1),
+        ..Shape::default()
+    });
+    let high = engine.create(new_disk("high3", 64 * SEGMENT)).unwrap();
+    let low = engine.create(new_disk("low", SEGMENT)).unwrap();
+    engine.flush().unwrap();
+    let queued = |name: &str| {
+        let status = engine.status();
+        let disk = status.disks.iter().find(|disk| disk.name == name);
+        disk.unwrap().queued
+    };
+    let written = AtomicBool::new(false);
+    let begin = || {
+        write(&engine, low, 0, 1);
+        written.store(true, SeqCst);
+    };
+    let full = || queued("high3") > 512 << 10;
+    let reached = || written.load(SeqCst) && queued("low") == 0;
+    under_load(&engine, high, full, begin, reached, 3000);
+    engine.close_store().unwrap();
+}
+
+#[test]
+fn p1_a_snapshot_has_its_turn_while_small_writes_fill_the_journal() {
+    let engine = slow(Shape {
+        cache: 16 << 20,
+        journal: 4 << 20,
+        batch: 16 << 10,
+        interval: Duration::from_millis(1),
+        ..Shape::default()
+    });
+    let disk = engine.create(new_disk("d", 64 * SEGMENT)).unwrap();
+    let taken = AtomicBool::new(false);
+    let begin = || {
+        engine.snapshot(&["d"], Some("s"), true).unwrap();
+        taken.store(true, SeqCst);
+    };
+    let full = || engine.status().journal.unwrap().used > 7 << 19;
+    under_load(&engine, disk, full, begin, || taken.load(SeqCst), 3000);
+    engine.close_store().unwrap();
+}
+
+#[test]
+fn a_clone_counts_the_blocks_that_a_merge_gives_it() {
+    let engine = manual();
+    let disk = engine.create(new_disk("a", SEGMENT)).unwrap();
+    (0..16).for_each(|block| write(&engine, disk, block, 1));
+    engine.snapshot(&["a"], Some("s"), false).unwrap();
+    let clone = engine.clone_snapshot("a@s", new_disk("b", 0)).unwrap();
+    // More layers than a read may walk, but for what shows of the origin.
+    for round in 0..120 {
+        write(&engine, clone, round % 2, 2);
+        let name = round.to_string();
+        engine.snapshot(&["b"], Some(&name), false).unwrap();
+        engine.flush().unwrap();
+    }
+    settle(&engine);
 }

@@ -157,6 +157,36 @@ fn p7_a_wide_discard_leaves_a_slot_for_the_write_behind_it() {
 }
 
 #[test]
+fn p7_a_slow_reader_delays_a_full_pool_and_does_not_halt_it() {
+    let engine = tiny(8, 3_600_000);
+    let total = slots(&engine);
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    for segment in 0..total {
+        write(&engine, disk, segment * 16, 1).unwrap();
+    }
+    engine.flush().unwrap();
+    // What a reader holds while it waits for a device.
+    let view = engine.catalog.view();
+    let (offset, len) = (0, 100 * SEGMENT);
+    engine.discard(disk, Extent { offset, len }).unwrap();
+    engine.flush().unwrap();
+    let space = engine.catalog.view().space();
+    assert_eq!((space.free, space.pending), (0, total));
+    // The slots come back for sure, so they may be promised.
+    write(&engine, disk, 16, 2).unwrap();
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| engine.flush());
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(engine.status().state, "ok");
+        drop(view);
+        flush.join().unwrap().unwrap();
+    });
+    settle(&engine);
+    assert_eq!(byte(&engine, Node::Disk(disk), 16), 2);
+    engine.close_store().unwrap();
+}
+
+#[test]
 fn p7_what_was_acknowledged_has_space_under_many_writers() {
     for seed in seeds(6) {
         let engine = tiny(12, [1, 5, 3_600_000][seed as usize % 3]);

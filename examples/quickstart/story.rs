@@ -17,7 +17,7 @@ const DISK: u64 = 2 << 30;
 const AFTERMATH: Duration = Duration::from_millis(20);
 
 /// Space comes back in the background; how fast is up to the host, which may discard each piece.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A snapshot that was taken, and what it must hold.
 struct Taken {
@@ -286,17 +286,21 @@ impl Stage {
             }
         }
         let patience = Instant::now() + PATIENCE;
-        let mut after = self.used()?;
-        while after > 0 && Instant::now() < patience {
+        let (mut after, mut pending) = self.space()?;
+        // What is pending is out of use, but the host has it back only after the punch.
+        while after + pending > 0 && Instant::now() < patience {
             self.lab.check()?;
             std::thread::sleep(Duration::from_millis(50));
-            after = self.used()?;
+            (after, pending) = self.space()?;
         }
         let backing = std::fs::metadata(self.store.join("pool.img"))?.blocks() * 512;
+        let waiting = match pending {
+            0 => String::new(),
+            _ => format!(" and {} still on its way to the host", size(pending)),
+        };
         self.say(format!(
-            "deleted snapshots and disks: pool in use {}{}, before {}; the host's file holds {}",
+            "deleted snapshots and disks: pool in use {}{waiting}, before {}; the host's file holds {}",
             size(after),
-            if after > 0 { " and falling" } else { "" },
             size(before),
             size(backing)
         ));
@@ -305,13 +309,21 @@ impl Stage {
 
     /// Bytes of the pool's segments in use once the cache is drained.
     fn used(&self) -> Result<u64> {
+        Ok(self.space()?.0)
+    }
+
+    /// Bytes of the pool's segments in use once the cache is drained, and of those that are given
+    /// up and still wait for their punch.
+    fn space(&self) -> Result<(u64, u64)> {
         self.lab
             .snapmark(&[OsStr::new("flush"), self.mnt.as_os_str()])?;
         let words = ["status".as_ref(), self.mnt.as_os_str(), "--json".as_ref()];
         let status: serde_json::Value = serde_json::from_str(&self.lab.snapmark(&words)?)?;
-        Ok(status["pool"]["used"]
-            .as_u64()
-            .ok_or("the status has no pool.used")?)
+        let bytes = |name: &str| {
+            let value = status["pool"][name].as_u64();
+            value.ok_or_else(|| format!("the status has no pool.{name}"))
+        };
+        Ok((bytes("used")?, bytes("pending")?))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::ondisk::journal::Op;
 /// Why an attempt to enter the queue ended.
 enum Attempt {
     Entered(Ticket),
-    /// The journal is full; wait and try again.
+    /// The journal is full, or an op is first in line for its room; wait and try again.
     Room,
     /// The pool has too few slots; look closer.
     Space {
@@ -83,7 +83,7 @@ impl Cache {
             false if exempt.generation == self.catalog.view().generation() => &exempt.keys[..],
             _ => &[],
         };
-        if self.is_overfull(queue) {
+        if self.is_overfull(queue) || queue.waiting_ops > 0 {
             return Ok(Attempt::Room);
         }
         let keys = append.claim_keys(self.geometry, map.id, epoch);

@@ -11,8 +11,8 @@ use crate::ondisk::journal::Op;
 
 impl Cache {
     /// Enters an op. `build` makes it under the queue's lock and changes the lines to what holds
-    /// after it. Returns nothing while the journal has no room: let go of all locks, call
-    /// [`wait_for_room`](Self::wait_for_room), and begin again.
+    /// after it. Returns nothing while the journal has no room: let go of all locks, say so by
+    /// [`op_waits`](Self::op_waits), call [`wait_for_room`](Self::wait_for_room), and begin again.
     ///
     /// # Errors
     /// What `build` says, or that the store has halted or is closing.

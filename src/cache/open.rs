@@ -73,6 +73,7 @@ impl Cache {
             records: 0,
             markers: 0,
             applying: None,
+            waiting_ops: 0,
             closed: false,
             unsettled: Seq(0),
             recovering: true,

@@ -107,6 +107,9 @@ pub(super) struct Queue {
     pub applying: Option<Seq>,
     /// Markers among the ops.
     pub markers: u64,
+    /// Ops that wait for room. While there are any, appends leave to them what becomes free: an
+    /// op wants room for the biggest that there can be, which small records would never leave.
+    pub waiting_ops: u32,
     /// No more appends: the store is being closed.
     pub closed: bool,
     /// Blocks of records up to this one may be on a device without a commit that has their
@@ -150,6 +153,11 @@ impl Queue {
     /// Whether blocks on devices may differ from their checksums; see `unsettled`.
     pub fn is_unsettled(&self) -> bool {
         self.recovering || self.oldest().is_some_and(|oldest| oldest <= self.unsettled)
+    }
+
+    /// Blocks of any of the records queued now may be on a device, unknown to the catalog.
+    pub fn unsettle(&mut self) {
+        self.unsettled = Seq(self.next.0 - 1);
     }
 
     /// Enters an op and its barriers.

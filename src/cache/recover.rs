@@ -281,7 +281,7 @@ impl Recovery {
         write_header(device, &header)?;
         let mut queue = cache.queue.lock();
         queue.next = self.next;
-        queue.unsettled = Seq(self.next.0 - 1);
+        queue.unsettle();
         let tail = cache.catalog.view().marks().journal_seq;
         if let Some(ring) = &mut queue.ring {
             ring.release(tail);

@@ -16,12 +16,34 @@ pub(super) struct Exempt {
     pub keys: SmallVec<[ClaimKey; 4]>,
 }
 
+/// An op that waits for room; see [`Cache::op_waits`].
+pub struct OpWaits<'a>(&'a Cache);
+
+impl Drop for OpWaits<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue.lock();
+        queue.waiting_ops -= 1;
+        self.0.note_crowd(&queue);
+        drop(queue);
+        self.0.room.notify_all();
+    }
+}
+
 impl Cache {
     /// Waits a moment for destaging to free journal space.
     pub fn wait_for_room(&self) {
         self.signals.hurry();
         let mut queue = self.queue.lock();
         self.room.wait_for(&mut queue, Duration::from_millis(50));
+    }
+
+    /// An op found no room: until the returned value is dropped, appends wait too.
+    #[must_use]
+    pub fn op_waits(&self) -> OpWaits<'_> {
+        let mut queue = self.queue.lock();
+        queue.waiting_ops += 1;
+        self.note_crowd(&queue);
+        OpWaits(self)
     }
 
     /// The pool is short of slots: exempts segments that need none, or lets destaging settle

@@ -206,6 +206,7 @@ impl Cache {
         let ring = queue.ring.as_ref();
         let crowded = ring.is_some_and(|ring| ring.used() > ring.size() / 8 * 7)
             || queue.promises.available() < FEW_SLOTS
+            || queue.waiting_ops > 0
             || self.is_overfull(queue);
         if crowded != self.crowded.load(Ordering::Relaxed) {
             self.crowded.store(crowded, Ordering::Relaxed);

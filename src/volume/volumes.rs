@@ -98,6 +98,7 @@ impl Volumes {
         &self,
         build: impl Fn(&Namespace, &Lines<'_>) -> Result<Op>,
     ) -> Result<Entered> {
+        let mut waits = None;
         loop {
             let mut names = self.names.write();
             let entered = self.cache.enter_op(|lines| {
@@ -107,8 +108,14 @@ impl Volumes {
             })?;
             drop(names);
             match entered {
-                Some(ticket) => return self.persist(ticket),
-                None => self.cache.wait_for_room(),
+                Some(ticket) => {
+                    drop(waits);
+                    return self.persist(ticket);
+                }
+                None => {
+                    waits.get_or_insert_with(|| self.cache.op_waits());
+                    self.cache.wait_for_room();
+                }
             }
         }
     }

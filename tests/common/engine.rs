@@ -1,7 +1,7 @@
 //! A store over devices in memory, in one power domain.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use snapmark::base::{DeviceNo, Geometry};
 use snapmark::cache::{CacheConfig, CacheParts, create_journal};
@@ -57,20 +57,28 @@ impl std::ops::Deref for Engine {
     }
 }
 
-fn parts(disk: &CrashDisk, shape: &Shape) -> [Arc<dyn Device>; 3] {
+/// What stands between a store and one of its devices, by the device's name.
+pub type Wrap<'a> = &'a dyn Fn(Arc<dyn Device>) -> Arc<dyn Device>;
+
+fn parts(disk: &CrashDisk, shape: &Shape, wrap: Wrap<'_>) -> [Arc<dyn Device>; 3] {
     [
-        disk.device("pages", 1 << 30),
-        disk.device("log", shape.log),
-        disk.device("journal", shape.journal),
+        wrap(disk.device("pages", 1 << 30)),
+        wrap(disk.device("log", shape.log)),
+        wrap(disk.device("journal", shape.journal)),
     ]
 }
 
 impl Engine {
     /// A new store, open.
     pub fn new(shape: Shape) -> Self {
+        Self::open(Self::make(&shape), shape)
+    }
+
+    /// The devices of a new store.
+    pub fn make(shape: &Shape) -> CrashDisk {
         let disk = CrashDisk::new();
         let geometry = Geometry::from_segment_bytes(SEGMENT).unwrap();
-        let [pages, log, journal] = parts(&disk, &shape);
+        let [pages, log, journal] = parts(&disk, shape, &|device| device);
         let mut changes = Vec::new();
         for number in 0..2u16 {
             let path = format!("pool{number}");
@@ -90,16 +98,21 @@ impl Engine {
         catalog.commit(&changes).unwrap();
         catalog.checkpoint().unwrap();
         drop(catalog);
-        Self::open(disk, shape)
+        disk
     }
 
     /// Opens the store that is on these devices.
     pub fn open(disk: CrashDisk, shape: Shape) -> Self {
-        let [pages, log, journal] = parts(&disk, &shape);
+        Self::open_over(disk, shape, &|device| device)
+    }
+
+    /// Opens the store that is on these devices, each with something put before it.
+    pub fn open_over(disk: CrashDisk, shape: Shape, wrap: Wrap<'_>) -> Self {
+        let [pages, log, journal] = parts(&disk, &shape, wrap);
         let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default()).unwrap());
         let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
         for record in catalog.view().devices().unwrap() {
-            let device = disk.device(&record.path, shape.pool);
+            let device = wrap(disk.device(&record.path, shape.pool));
             pool.attach(&record, device).unwrap();
         }
         let pool = Arc::new(pool);
@@ -150,8 +163,8 @@ impl Engine {
 
     /// Destages all, and waits until nothing is left to be reaped or reclaimed.
     pub fn settle(&self) {
-        let begun = Instant::now();
-        loop {
+        // Turns are counted, not time: the machine may stand still meanwhile.
+        for turn in 0.. {
             self.volumes.flush().unwrap();
             let view = self.catalog.view();
             let busy = view.space().pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
@@ -160,7 +173,7 @@ impl Engine {
                 return;
             }
             assert!(
-                begun.elapsed() < Duration::from_secs(20),
+                turn < 5000,
                 "space does not return: {:?}",
                 self.volumes.status()
             );

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod invariants;
 pub mod model;
 mod random;
+pub mod watched;
 
 pub use random::{Random, seeds};
 

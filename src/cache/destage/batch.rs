@@ -1,6 +1,6 @@
 //! Takes the oldest data records of each disk, and turns them into updates of segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -13,6 +13,9 @@ use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Tim
 
 /// Records taken in one go at the most.
 const MAX_RECORDS: usize = 4 << 10;
+/// Segments that the records of one go touch, about, so that one commit stays small however many
+/// discards there are.
+const MAX_SEGMENTS: u64 = 8 << 10;
 /// A discard over more segments than this goes alone, since it may touch very many.
 const WIDE: u64 = 64;
 
@@ -42,19 +45,12 @@ pub(super) fn collect(queue: &Queue, geometry: Geometry, limit: u64, by_age: boo
         .filter_map(|(id, disk)| Some((id, disk, disk.records.front()?.seq())))
         .collect();
     order.sort_by_key(|(_, disk, seq)| (if by_age { 0 } else { u8::MAX - disk.priority }, *seq));
-    let (mut runs, mut bytes, mut records) = (Vec::new(), 0, 0);
+    let (mut runs, mut left) = (Vec::new(), Left::of(limit));
     for (id, disk, _) in order {
-        if bytes >= limit || records >= MAX_RECORDS {
+        if left.is_nothing() {
             break;
         }
-        let run = take(
-            &disk.records,
-            geometry,
-            limit - bytes,
-            MAX_RECORDS - records,
-        );
-        bytes += run.iter().map(Record::bytes).sum::<u64>();
-        records += run.len();
+        let run = take(&disk.records, geometry, &mut left);
         if let Some((map, epoch)) = run.first().and_then(place_of) {
             runs.push(Run {
                 disk: *id,
@@ -75,15 +71,42 @@ fn place_of(record: &Record) -> Option<(Arc<MapState>, Epoch)> {
     }
 }
 
-fn take(
-    line: &std::collections::VecDeque<Record>,
-    geometry: Geometry,
+/// What a go may still take.
+struct Left {
     bytes: u64,
     records: usize,
-) -> Vec<Record> {
+    segments: u64,
+}
+
+impl Left {
+    fn of(bytes: u64) -> Self {
+        Self {
+            bytes,
+            records: MAX_RECORDS,
+            segments: MAX_SEGMENTS,
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.bytes == 0 || self.records == 0 || self.segments == 0
+    }
+
+    fn spend(&mut self, record: &Record, geometry: Geometry) {
+        let blocks = match record {
+            Record::Write(write) => write.frames.len() as u64,
+            Record::Zero(zero) => zero.count,
+            Record::Barrier(_) => 0,
+        };
+        let segments = blocks.div_ceil(geometry.blocks() as u64);
+        self.bytes = self.bytes.saturating_sub(record.bytes());
+        self.records -= 1;
+        self.segments = self.segments.saturating_sub(segments);
+    }
+}
+
+fn take(line: &VecDeque<Record>, geometry: Geometry, left: &mut Left) -> Vec<Record> {
     let mut run = Vec::new();
-    let mut taken = 0;
-    for record in line.iter().take(records) {
+    for record in line {
         match record {
             Record::Barrier(_) => break,
             Record::Zero(zero) if is_wide(zero, geometry) => {
@@ -94,10 +117,10 @@ fn take(
             }
             _ => {}
         }
-        if taken >= bytes {
+        if left.is_nothing() {
             break;
         }
-        taken += record.bytes();
+        left.spend(record, geometry);
         run.push(record.clone());
     }
     run
@@ -244,5 +267,36 @@ pub(super) fn settle(queue: &mut Queue, settled: Vec<Settled>) {
     }
     for (key, (writes, has_slot)) in merged {
         queue.promises.settle(key, writes, has_slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::MapId;
+
+    #[test]
+    fn many_narrow_discards_are_bounded_by_their_segments() {
+        let geometry = Geometry::from_segment_bytes(64 << 10).unwrap();
+        let map = MapState::new(MapId(1), None);
+        let count = WIDE * geometry.blocks() as u64;
+        let zero = |seq: u64| {
+            Record::Zero(Arc::new(ZeroRecord {
+                seq: Seq(seq),
+                map: map.clone(),
+                epoch: Epoch::FIRST,
+                block: Block(seq * count),
+                count,
+                time: Timestamp(0),
+            }))
+        };
+        let line: VecDeque<Record> = (0..MAX_RECORDS as u64).map(zero).collect();
+        let mut left = Left::of(1 << 20);
+        let run = take(&line, geometry, &mut left);
+        assert_eq!(run.len() as u64, MAX_SEGMENTS / WIDE);
+        assert!(left.is_nothing(), "another disk's would come on top");
+        // One that touches more than all that is left goes too: nothing may wait for ever.
+        left.segments = 1;
+        assert_eq!(take(&line, geometry, &mut left).len(), 1);
     }
 }

@@ -13,8 +13,8 @@ use crate::base::{BlockMask, Epoch};
 use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
 
 impl Context<'_> {
-    /// Plans the change. `own` are the own layers, of `layers` in all. Says whether the segment
-    /// has a slot now to which any block of it can be written.
+    /// Plans the change. `own` are the own layers, at least one, of `layers` in all. Returns the
+    /// top layer as it is then, and the blocks that were merged into it.
     pub(super) fn change_own(
         &self,
         own: &[Layer],
@@ -22,12 +22,10 @@ impl Context<'_> {
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<bool, CacheError> {
-        let Some(((key, top), lower)) = own.split_first() else {
-            return Ok(false);
-        };
+    ) -> Result<(Descriptor, BlockMask), CacheError> {
+        let (key, mut top) = own[0];
+        let lower = &own[1..];
         let mut left = update.data();
-        let mut top = *top;
         self.change_top(&mut top, update, &mut left, work);
         let mut hidden = top.covered();
         let mut changed = Vec::new();
@@ -49,17 +47,16 @@ impl Context<'_> {
             top = Descriptor::new(top.birth, Some(extent), left, zero);
             None
         } else if let Some(birth) = top.birth.next_birth() {
-            let below = (*key, layers);
-            Some(self.put_on_top(below, birth, &left, update, slots, work)?)
+            Some(self.put_on_top((key, layers), birth, &left, update, slots, work)?)
         } else {
             // No birth is left in the epoch: one layer takes it all.
             let rest = update.only(&left.or(&top.data));
-            top = self.rewrite(*key, &top, &rest, slots, work)?;
+            top = self.rewrite(key, &top, &rest, slots, work)?;
             None
         };
-        let has_slot = on_top.unwrap_or(top).has_own_slot();
-        self.keep(*key, on_top, top, &changed, work);
-        Ok(has_slot)
+        self.keep(key, on_top, top, &changed, work);
+        let merged = on_top.map_or(BlockMask::EMPTY, |new| new.data.minus(&update.data()));
+        Ok((on_top.unwrap_or(top), merged))
     }
 
     /// What of an update the top layer takes in place. `left` is what it does not.

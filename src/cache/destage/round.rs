@@ -20,7 +20,7 @@ use super::reclaim::Reclaim;
 use super::segment::{Context, Update};
 use super::signals::Wake;
 use super::work::Work;
-use crate::base::{Epoch, MapId, SegmentNo, Seq};
+use crate::base::{Epoch, MapId, SegmentNo};
 use crate::ondisk::{Change, Marks};
 use crate::store::{At, View};
 
@@ -134,10 +134,27 @@ impl Destager {
                 self.apply_ops()?;
             } else {
                 let awaited = oldest.is_some_and(|oldest| self.cache.signals.awaits(oldest));
-                self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY)?;
+                let done = self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY);
+                self.unless_short(done)?;
             }
         }
         Ok(())
+    }
+
+    /// A batch that found too few slots is tried again as long as some wait only for their last
+    /// reader. What it may have written in place till then no commit knows, so nobody may look
+    /// at that before all that is queued is through.
+    fn unless_short(&mut self, done: Result<(), CacheError>) -> Result<(), CacheError> {
+        match done {
+            Err(CacheError::NoSpace { .. }) if self.cache.catalog.view().space().pending > 0 => {
+                self.slots.forget();
+                let mut queue = self.cache.queue.lock();
+                queue.promises.let_go();
+                queue.unsettle();
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// What can wait: reaping and reclaiming, a piece at a time.
@@ -330,10 +347,7 @@ impl Destager {
         let packs = writes as u64 / IN_A_PACK + 1;
         self.slots
             .allow(self.cache.queue.lock().promises.hold(packs));
-        match self.destage_runs(runs) {
-            Err(error @ CacheError::NoSpace { .. }) => return self.wait_for_slots(last, error),
-            done => done?,
-        }
+        self.destage_runs(runs)?;
         self.pace.took(bytes, limit, started.elapsed());
         Ok(())
     }
@@ -494,22 +508,6 @@ impl Destager {
             }
             self.slots.forget();
         }
-    }
-
-    /// Slots that were promised are given up but not free yet, since a reader may still look at
-    /// them: the batch up to `last` is tried again later. Part of it may have been written.
-    fn wait_for_slots(&mut self, last: Seq, error: CacheError) -> Result<(), CacheError> {
-        self.slots.forget();
-        {
-            let mut queue = self.cache.queue.lock();
-            queue.promises.let_go();
-            queue.unsettled = queue.unsettled.max(last);
-        }
-        if self.cache.catalog.view().space().pending == 0 {
-            return Err(error);
-        }
-        std::thread::sleep(BACKGROUND_PAUSE);
-        self.reclaim_some().map(drop)
     }
 
     /// The marks for a commit, as the queue stands.

@@ -138,17 +138,29 @@ impl Context<'_> {
             segment,
             death: Epoch::LIVE,
         };
+        let mut merged = BlockMask::EMPTY;
         let has_slot = match live {
             None => self.first(key, &update, slots, work)?,
-            Some(_) if own == 0 => self.displace(key, &layers, &update, slots, work)?,
+            Some(_) if own == 0 => {
+                let new = self.displace(key, &layers, &update, slots, work)?;
+                merged = new.data.minus(&update.data());
+                new.has_own_slot()
+            }
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
                 let version = self.rewrite(key, live, &update, slots, work)?;
                 work.changes.push(Change::PutVersion(key, version));
                 version.has_own_slot()
             }
-            Some(_) => self.change_own(&layers[..own], layers.len(), &update, slots, work)?,
+            Some(_) => {
+                let own = &layers[..own];
+                let (top, new) = self.change_own(own, layers.len(), &update, slots, work)?;
+                merged = new;
+                top.has_own_slot()
+            }
         };
-        let allocated = update.frames.len() as i64 - before as i64;
+        // What was merged is the map's own now, also where it was its origin's before.
+        let before = before + allocated(&layers, merged);
+        let allocated = (update.frames.len() + merged.count()) as i64 - before as i64;
         Ok(Outcome {
             allocated,
             has_slot,
@@ -259,7 +271,7 @@ impl Context<'_> {
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<Descriptor, CacheError> {
         let birth = self.epoch.first_birth();
         work.changes.extend(layers.first().map(|(_, live)| {
             let death = birth;
@@ -269,7 +281,7 @@ impl Context<'_> {
         let only_zeros = zero.is_full(self.geometry) && self.origin_blocks(key.segment).is_empty();
         if only_zeros {
             work.changes.push(Change::RemoveVersion(key));
-            return Ok(false);
+            return Ok(Descriptor::new(birth, None, data, zero));
         }
         // Without data of its own it has no slot, and is promised none: a discard must work when
         // the pool is full. The next write to the segment shortens the chain.
@@ -283,7 +295,7 @@ impl Context<'_> {
             self.merge_below(key, &mut new, work)?;
         }
         work.changes.push(Change::PutVersion(key, new));
-        Ok(new.has_own_slot())
+        Ok(new)
     }
 
     /// Whether all that shows through a new version over so many layers is to be merged into it.
