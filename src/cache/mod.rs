@@ -22,6 +22,7 @@ mod ring;
 mod room;
 mod space;
 mod state;
+mod stock;
 mod ticket;
 mod window;
 

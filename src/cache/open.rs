@@ -13,6 +13,7 @@ use super::recover::Recovery;
 use super::ring::Ring;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
+use super::stock::Stock;
 use super::{CacheError, FramePool, Halt, Lines, MapState};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
@@ -85,6 +86,7 @@ impl Cache {
             journal,
             frames: FramePool::new(data_blocks(config.size)),
             queue: Mutex::new(queue),
+            stock: Arc::new(Stock::default()),
             room: Condvar::new(),
             halt: Halt::default(),
             signals: Signals::default(),

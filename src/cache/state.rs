@@ -10,8 +10,10 @@ use rustc_hash::FxHashMap;
 use super::destage::Signals;
 use super::journal::Journal;
 use super::queue::Queue;
+use super::stock::Stock;
 use super::{CacheError, Frame, FramePool, Halt};
-use crate::base::{DiskId, Epoch, Geometry, MapId, Seq};
+use crate::base::{DeviceNo, DiskId, Epoch, Geometry, MapId, Seq};
+use crate::ondisk::Change;
 use crate::store::{Catalog, Pool};
 
 /// Settings of the cache.
@@ -44,6 +46,8 @@ pub struct Cache {
     pub(super) journal: Option<Journal>,
     pub(super) frames: Arc<FramePool>,
     pub(super) queue: Mutex<Queue>,
+    /// Slots lent out. Locked after all others, for a moment.
+    pub(super) stock: Arc<Stock>,
     /// Signalled when journal space was freed; goes with `queue`.
     pub(super) room: Condvar,
     pub(super) halt: Halt,
@@ -72,7 +76,7 @@ pub struct CacheUse {
     pub promised: u64,
     /// Slots that new writes can still be promised.
     pub available: u64,
-    /// The pool's slots.
+    /// The pool's slots; those lent out to be written to count as free.
     pub space: crate::ondisk::Space,
 }
 
@@ -172,7 +176,11 @@ impl Cache {
         self.queue.lock().closed = true;
         let drained = self.flush();
         self.stop();
-        drained
+        drained?;
+        // Nobody has written to these, so there is nothing to punch.
+        let ready = self.stock.close();
+        let free: Vec<Change> = ready.into_iter().map(Change::Free).collect();
+        Ok(self.catalog.commit(&free)?)
     }
 
     /// Ends the destager where it stands, as a crash would, but without leaving threads.
@@ -223,8 +231,14 @@ impl Cache {
             journal: queue.ring.as_ref().map(|ring| (ring.used(), ring.size())),
             promised: queue.promises.promised(),
             available: queue.promises.available(),
-            space: queue.promises.space(),
+            space: queue.promises.shown(),
         }
+    }
+
+    /// Slots of a device that are lent out to be written to; to people they are free.
+    #[must_use]
+    pub fn lent_of(&self, device: DeviceNo) -> u64 {
+        self.stock.lent_of(device)
     }
 
     /// Bytes of a disk's data that wait.
@@ -298,7 +312,8 @@ impl Cache {
         {
             // The view is taken under the lock, so that an older one never comes after a newer.
             let mut queue = self.queue.lock();
-            queue.promises.set_space(self.catalog.view().space());
+            let space = self.catalog.view().space();
+            queue.promises.set_space(space, self.stock.lent());
         }
         self.signals.hurry();
     }

@@ -154,7 +154,8 @@ impl Engine {
         loop {
             self.volumes.flush().unwrap();
             let view = self.catalog.view();
-            let busy = view.space().pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
+            let pending = self.volumes.status().pool.pending;
+            let busy = pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
             drop(view);
             if !busy {
                 return;

@@ -11,7 +11,7 @@ use super::super::ring::Ring;
 use super::super::space::ClaimKey;
 use super::super::state::Cache;
 use super::super::{CacheError, queue};
-use super::allocate::Allocator;
+use super::allocate::{Allocator, lend_changes};
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};
 use super::ops::Draft;
 use super::reap::{Reap, Step};
@@ -71,8 +71,8 @@ impl Destager {
     fn run(cache: &Weak<Cache>, reaps: VecDeque<Reap>) {
         let Some(cache) = cache.upgrade() else { return };
         let mut destager = Self {
+            slots: Allocator::new(cache.stock.clone()),
             cache,
-            slots: Allocator::default(),
             reclaim: Reclaim::default(),
             reaps,
         };
@@ -143,7 +143,7 @@ impl Destager {
         }
         if let Some(mut reap) = self.reaps.pop_front() {
             let view = self.cache.catalog.view();
-            let mut work = Work::default();
+            let mut work = Work::new(&self.cache);
             let step = reap.step(&view, &self.cache.pool, &mut work)?;
             drop(view);
             self.commit(work)?;
@@ -212,7 +212,7 @@ impl Destager {
     }
 
     fn reclaim_some(&mut self) -> Result<usize, CacheError> {
-        self.reclaim.load(&self.cache.catalog)?;
+        self.reclaim.load(&self.cache.catalog, &self.cache.stock)?;
         let blocks = self.cache.geometry.blocks();
         let freed = self
             .reclaim
@@ -232,7 +232,9 @@ impl Destager {
     /// queue's lock, so that what is older never replaces what is newer.
     fn take_stock(&self, queue: &mut queue::Queue) {
         let view = self.cache.catalog.view();
-        queue.promises.set_space(view.space());
+        queue
+            .promises
+            .set_space(view.space(), self.cache.stock.lent());
         if let Some(ring) = &mut queue.ring {
             ring.release(view.marks().journal_seq);
         }
@@ -314,7 +316,7 @@ impl Destager {
         let cache = self.cache.clone();
         let budget = Cell::new(MERGE_BUDGET);
         let view = cache.catalog.view();
-        let mut work = Work::default();
+        let mut work = Work::new(&self.cache);
         let mut settled = Vec::new();
         let mut done = Vec::with_capacity(runs.len());
         for (run, updates) in runs {
@@ -361,13 +363,20 @@ impl Destager {
     }
 
     /// Data to devices, devices synced, catalog committed; then slots given up wait for reclaim.
+    /// The same commit lends out slots for the batches to come.
     fn commit(&mut self, mut work: Work) -> Result<(), CacheError> {
         if work.is_empty() {
             return Ok(());
         }
         work.store(&self.cache.pool)?;
         self.cache.destaged.fetch_add(work.bytes(), Relaxed);
+        let view = self.cache.catalog.view();
+        let lent = self.slots.refill(&view, work.taken().len() as u64)?;
+        drop(view);
+        work.changes.append(&mut lend_changes(&lent));
         self.cache.catalog.commit(&work.changes)?;
+        self.cache.stock.adopted(work.taken());
+        self.cache.stock.add(&lent);
         self.reclaim
             .add(self.cache.catalog.view().generation(), work.retired());
         work.punch_blocks(&self.cache.pool)
@@ -404,7 +413,7 @@ impl Destager {
                 return Ok(());
             };
             let context = context(&cache, &view, run, &budget)?;
-            let mut work = Work::default();
+            let mut work = Work::new(&self.cache);
             let mut allocated = 0;
             let mut settled = Vec::new();
             for segment in mapped {
@@ -451,9 +460,9 @@ impl Destager {
         loop {
             let view = self.cache.catalog.view();
             let found = self.slots.prepare(&view, count)?;
-            let pending = view.space().pending;
+            let given_up = view.space().pending > self.cache.stock.lent();
             drop(view);
-            if found >= count || pending == 0 || Instant::now() > deadline {
+            if found >= count || !given_up || Instant::now() > deadline {
                 return Ok(());
             }
             if self.reclaim_some()? == 0 {

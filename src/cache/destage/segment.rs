@@ -417,11 +417,11 @@ impl Context<'_> {
     }
 
     fn new_slot(&self, slots: &mut Allocator, work: &mut Work) -> Result<Place, CacheError> {
-        let place = slots.take().ok_or(CacheError::NoSpace {
+        let slot = slots.take().ok_or(CacheError::NoSpace {
             needed: 1,
             available: 0,
         })?;
-        work.took(place);
-        Ok(place)
+        work.took(slot);
+        Ok(slot.place)
     }
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use super::super::state::Cache;
+use super::super::stock::Stock;
 use super::super::{CacheError, Frame};
-use super::allocate::take_changes;
+use super::allocate::{NewSlot, adopt_changes, lend_changes};
 use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place};
 use crate::ondisk::Change;
-use crate::store::{Pool, View, read_blocks};
+use crate::store::{Catalog, Pool, View, read_blocks};
 
 /// Blocks held in memory before they are written: 4 MiB.
 const HELD_BLOCKS: usize = (4 << 20) / BLOCK;
@@ -38,8 +40,9 @@ impl Data {
 }
 
 /// The work of one commit.
-#[derive(Default)]
 pub(super) struct Work {
+    catalog: Arc<Catalog>,
+    stock: Arc<Stock>,
     /// Still to be written.
     writes: Vec<(Place, usize, Data)>,
     /// Bytes written already.
@@ -47,7 +50,10 @@ pub(super) struct Work {
     /// Checksums of what is written, and the devices that it is on.
     sums: Vec<Change>,
     devices: BTreeSet<DeviceNo>,
+    /// Slots that it writes to for the first time; the commit adopts them.
     taken: Vec<Place>,
+    /// Those among them that are still on the free list.
+    unlent: Vec<Place>,
     /// Slots given up; they go to the pending list with the commit.
     retired: Vec<Place>,
     /// Blocks of slots still in use whose data is no longer needed.
@@ -57,12 +63,36 @@ pub(super) struct Work {
 }
 
 impl Work {
+    pub fn new(cache: &Cache) -> Self {
+        Self {
+            catalog: cache.catalog.clone(),
+            stock: cache.stock.clone(),
+            writes: Vec::new(),
+            written: 0,
+            sums: Vec::new(),
+            devices: BTreeSet::new(),
+            taken: Vec::new(),
+            unlent: Vec::new(),
+            retired: Vec::new(),
+            punches: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
     pub fn write(&mut self, place: Place, block: usize, data: Data) {
         self.writes.push((place, block, data));
     }
 
-    pub fn took(&mut self, place: Place) {
-        self.taken.push(place);
+    pub fn took(&mut self, slot: NewSlot) {
+        self.taken.push(slot.place);
+        if !slot.lent {
+            self.unlent.push(slot.place);
+        }
+    }
+
+    /// Slots that the commit adopts.
+    pub fn taken(&self) -> &[Place] {
+        &self.taken
     }
 
     pub fn retire(&mut self, place: Place) {
@@ -114,6 +144,7 @@ impl Work {
     /// Writes what is held. Nothing of it counts before the commit, so when is a matter of memory
     /// alone: merging one segment may bring as many blocks as it has.
     fn write_out(&mut self, pool: &Pool) -> Result<(), CacheError> {
+        self.lend()?;
         let geometry = pool.geometry();
         self.writes
             .sort_by_key(|(place, block, _)| (*place, *block));
@@ -136,12 +167,24 @@ impl Work {
         Ok(())
     }
 
+    /// Puts the new slots on the pending list before anything is written to them, so that a crash
+    /// before the commit gives back what was written (P9). Costs a commit, but only where the
+    /// stock did not do.
+    fn lend(&mut self) -> Result<(), CacheError> {
+        if !self.unlent.is_empty() {
+            self.catalog.commit(&lend_changes(&self.unlent))?;
+            self.stock.lend(&self.unlent);
+            self.unlent.clear();
+        }
+        Ok(())
+    }
+
     /// Writes all data, makes it durable, and adds what the commit must say of it.
     pub fn store(&mut self, pool: &Pool) -> Result<(), CacheError> {
         self.write_out(pool)?;
         let devices: Vec<DeviceNo> = self.devices.iter().copied().collect();
         pool.sync(&devices)?;
-        let mut changes = take_changes(std::mem::take(&mut self.taken));
+        let mut changes = adopt_changes(&self.taken);
         changes.append(&mut self.changes);
         changes.append(&mut self.sums);
         changes.extend(self.retired.iter().map(|place| Change::Retire(*place)));
