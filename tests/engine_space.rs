@@ -157,6 +157,32 @@ fn p7_a_wide_discard_leaves_a_slot_for_the_write_behind_it() {
 }
 
 #[test]
+fn p7_a_batch_waits_for_promised_slots_that_a_reader_still_looks_at() {
+    let engine = tiny(8, 3_600_000);
+    let total = slots(&engine);
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    for segment in 0..total {
+        write(&engine, disk, segment * 16, 1).unwrap();
+    }
+    engine.flush().unwrap();
+    let reader = engine.catalog.view();
+    let (offset, len) = (0, 100 * SEGMENT);
+    engine.discard(disk, Extent { offset, len }).unwrap();
+    engine.flush().unwrap();
+    for segment in 0..total {
+        write(&engine, disk, segment * 16, 2).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| engine.flush());
+        std::thread::sleep(Duration::from_millis(400));
+        drop(reader);
+        flush.join().unwrap().unwrap();
+    });
+    settle(&engine);
+    assert_eq!(byte(&engine, Node::Disk(disk), 16), 2);
+}
+
+#[test]
 fn p7_what_was_acknowledged_has_space_under_many_writers() {
     for seed in seeds(6) {
         let engine = tiny(12, [1, 5, 3_600_000][seed as usize % 3]);

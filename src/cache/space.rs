@@ -28,8 +28,6 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Promises {
     space: Space,
-    /// Slots among the pending ones that are lent out to be written to.
-    lent: u64,
     /// Slots promised; `promised <= space.free + space.pending`, kept by `claim`.
     promised: u64,
     claims: FxHashMap<ClaimKey, Claim>,
@@ -43,19 +41,9 @@ impl Promises {
         }
     }
 
-    /// What the catalog says after a commit, and how many of the pending slots are lent out.
-    pub fn set_space(&mut self, space: Space, lent: u64) {
-        (self.space, self.lent) = (space, lent);
-    }
-
-    /// The pool's slots as people see them: one that is lent out is free until it is adopted.
-    pub fn shown(&self) -> Space {
-        let lent = self.lent.min(self.space.pending);
-        Space {
-            free: self.space.free + lent,
-            pending: self.space.pending - lent,
-            ..self.space
-        }
+    /// What the catalog says after a commit.
+    pub fn set_space(&mut self, space: Space) {
+        self.space = space;
     }
 
     pub fn promised(&self) -> u64 {

@@ -231,7 +231,7 @@ impl Cache {
             journal: queue.ring.as_ref().map(|ring| (ring.used(), ring.size())),
             promised: queue.promises.promised(),
             available: queue.promises.available(),
-            space: queue.promises.shown(),
+            space: self.stock.shown(self.catalog.view().space()),
         }
     }
 
@@ -312,8 +312,7 @@ impl Cache {
         {
             // The view is taken under the lock, so that an older one never comes after a newer.
             let mut queue = self.queue.lock();
-            let space = self.catalog.view().space();
-            queue.promises.set_space(space, self.stock.lent());
+            queue.promises.set_space(self.catalog.view().space());
         }
         self.signals.hurry();
     }

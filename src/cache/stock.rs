@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
 use crate::base::{DeviceNo, Place};
+use crate::ondisk::Space;
 
 /// Slots kept ready at the most.
 const MOST: u64 = 4096;
@@ -72,6 +73,16 @@ impl Stock {
         let state = self.state.lock();
         let of_device = |place: &&Place| place.device == device;
         state.lent.iter().filter(of_device).count() as u64
+    }
+
+    /// The pool's slots as people see them: one that is lent out is free until it is adopted.
+    pub fn shown(&self, space: Space) -> Space {
+        let lent = self.lent().min(space.pending);
+        Space {
+            free: space.free + lent,
+            pending: space.pending - lent,
+            ..space
+        }
     }
 
     pub fn is_lent(&self, place: Place) -> bool {

@@ -25,8 +25,12 @@ use crate::store::{At, View};
 
 /// Segments of a wide discard dealt with in one commit.
 const WIDE_CHUNK: usize = 2048;
-/// How long a batch waits for slots that readers may still look at. It may not need them.
+/// How long a batch waits for slots that readers may still look at, before it finds out whether
+/// it needs them.
 const RECLAIM_PATIENCE: Duration = Duration::from_millis(100);
+/// How long it waits for slots that it does need. They are promised, so they come as soon as the
+/// last reader has left.
+const READERS_PATIENCE: Duration = Duration::from_secs(120);
 /// Batches by priority, after which the oldest record has its turn.
 const BY_PRIORITY: u32 = 8;
 /// Pause between two pieces of background work.
@@ -232,9 +236,7 @@ impl Destager {
     /// queue's lock, so that what is older never replaces what is newer.
     fn take_stock(&self, queue: &mut queue::Queue) {
         let view = self.cache.catalog.view();
-        queue
-            .promises
-            .set_space(view.space(), self.cache.stock.lent());
+        queue.promises.set_space(view.space());
         if let Some(ring) = &mut queue.ring {
             ring.release(view.marks().journal_seq);
         }
@@ -305,8 +307,25 @@ impl Destager {
             .collect();
         let writes = runs.iter().flat_map(|(_, updates)| updates.values());
         let writes = writes.filter(|update| !update.frames.is_empty()).count();
-        self.prepare_slots(writes as u64)?;
+        if !self.prepare_slots(writes as u64, RECLAIM_PATIENCE)? {
+            let needed = self.slots_needed(&runs)?;
+            self.prepare_slots(needed, READERS_PATIENCE)?;
+        }
         self.destage_runs(runs)
+    }
+
+    /// How many of the segments have no slot that their update can go to.
+    fn slots_needed(&self, runs: &[(Run, BTreeMap<SegmentNo, Update>)]) -> Result<u64, CacheError> {
+        let view = self.cache.catalog.view();
+        let budget = Cell::new(0);
+        let mut needed = 0;
+        for (run, updates) in runs {
+            let context = context(&self.cache, &view, run, &budget)?;
+            for (segment, update) in updates {
+                needed += u64::from(context.needs_slot(*segment, update)?);
+            }
+        }
+        Ok(needed)
     }
 
     fn destage_runs(
@@ -455,16 +474,18 @@ impl Destager {
     }
 
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
-    fn prepare_slots(&mut self, count: u64) -> Result<(), CacheError> {
-        let deadline = Instant::now() + RECLAIM_PATIENCE;
+    /// Whether there are.
+    fn prepare_slots(&mut self, count: u64, patience: Duration) -> Result<bool, CacheError> {
+        let deadline = Instant::now() + patience;
         loop {
             let view = self.cache.catalog.view();
             let found = self.slots.prepare(&view, count)?;
             let given_up = view.space().pending > self.cache.stock.lent();
             drop(view);
             if found >= count || !given_up || Instant::now() > deadline {
-                return Ok(());
+                return Ok(found >= count);
             }
+            self.cache.halt.check()?;
             if self.reclaim_some()? == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }

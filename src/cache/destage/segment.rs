@@ -126,6 +126,19 @@ impl Context<'_> {
         })
     }
 
+    /// Whether [`plan`](Self::plan) will take a slot.
+    pub fn needs_slot(&self, segment: SegmentNo, update: &Update) -> Result<bool, CacheError> {
+        if update.frames.is_empty() {
+            return Ok(false);
+        }
+        let live = self.view.live(self.map, segment)?;
+        Ok(self.copy_on_write
+            || live.is_none_or(|(_, live)| {
+                let seen = self.newest_snapshot.is_some_and(|s| live.birth <= s);
+                seen || live.place.is_none()
+            }))
+    }
+
     /// Blocks of `touched` that hold data in the map's own versions.
     fn allocated(
         &self,
