@@ -70,6 +70,7 @@ impl Cache {
             disks: FxHashMap::default(),
             ops: std::collections::VecDeque::new(),
             promises: Promises::new(view.space()),
+            unsynced: std::collections::BTreeSet::new(),
             bytes: 0,
             records: 0,
             markers: 0,

@@ -37,7 +37,10 @@ impl Cache {
         let (map, epoch, idle) = {
             let queue = self.queue.lock();
             let disk = queue.disks.get(&append.disk).ok_or(CacheError::Gone)?;
-            (disk.map.clone(), disk.epoch, queue.promises.promised() == 0)
+            {
+                let idle = queue.promises.promised() + queue.promises.borrowed() == 0;
+                (disk.map.clone(), disk.epoch, idle)
+            }
         };
         let view = self.catalog.view();
         let newest = view.newest_snapshot(map.id)?;

@@ -28,8 +28,12 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Promises {
     space: Space,
-    /// Slots promised; `promised <= space.free + space.pending`, kept by `claim`.
+    /// Slots promised; `promised <= space.free + space.pending`, kept by
+    /// `claim`. With `borrowed` too.
     promised: u64,
+    /// Slots that writers took themselves, lent ones among `space.pending`. They are theirs until
+    /// they are adopted or given back.
+    borrowed: u64,
     claims: FxHashMap<ClaimKey, Claim>,
 }
 
@@ -53,7 +57,22 @@ impl Promises {
     /// Slots that are neither in use nor promised. Those that wait for their punch count: they
     /// come back for sure, and whoever needs one waits for it.
     pub fn available(&self) -> u64 {
-        (self.space.free + self.space.pending).saturating_sub(self.promised)
+        (self.space.free + self.space.pending).saturating_sub(self.promised + self.borrowed)
+    }
+
+    /// Slots that writers took.
+    pub fn borrowed(&self) -> u64 {
+        self.borrowed
+    }
+
+    /// A writer takes so many lent slots.
+    pub fn borrow(&mut self, count: u64) {
+        self.borrowed += count;
+    }
+
+    /// So many of them were adopted or given back, as the space says that goes with it.
+    pub fn end_borrowing(&mut self, count: u64) {
+        self.borrowed -= count;
     }
 
     /// How many new promises these segments need.

@@ -28,14 +28,48 @@ struct State {
     /// All that are lent: `ready`, and those that were taken from it and not adopted yet. Only
     /// the destager adds and removes any.
     lent: FxHashSet<Place>,
+    /// Taken by writers and given back: nothing came of the write, or something newer took its
+    /// place before it was destaged. Still lent; may hold data.
+    returned: Vec<Place>,
     /// How many to keep ready: so many as the last batches took.
     want: u64,
+    /// How many writers asked for since that was reckoned.
+    asked: u64,
 }
 
 impl Stock {
     /// A slot to write to.
     pub fn take(&self) -> Option<Place> {
         self.state.lock().ready.pop_front()
+    }
+
+    /// So many slots for a writer to fill; none where there are fewer. Says too whether the stock
+    /// runs low.
+    pub fn borrow(&self, count: u64) -> (Vec<Place>, bool) {
+        let mut state = self.state.lock();
+        state.asked += count;
+        let ready = state.ready.len();
+        let places = match usize::try_from(count) {
+            Ok(count) if count <= ready => state.ready.drain(..count).collect(),
+            _ => Vec::new(),
+        };
+        let low = state.ready.len() as u64 <= state.want / 2;
+        (places, low)
+    }
+
+    /// A writer's slot comes back.
+    pub fn give_back(&self, place: Place) {
+        self.state.lock().returned.push(place);
+    }
+
+    /// The slots that came back. They are lent no more, but given up.
+    pub fn take_returned(&self) -> Vec<Place> {
+        let mut state = self.state.lock();
+        let returned = std::mem::take(&mut state.returned);
+        for place in &returned {
+            state.lent.remove(place);
+        }
+        returned
     }
 
     /// Notes slots that a commit has put on the pending list, for whoever needs one.
@@ -77,7 +111,9 @@ impl Stock {
 
     /// The pool's slots as people see them: one that is lent out is free until it is adopted.
     pub fn shown(&self, space: Space) -> Space {
-        let lent = self.lent().min(space.pending);
+        let state = self.state.lock();
+        let lent = (state.lent.len() - state.returned.len()) as u64;
+        let lent = lent.min(space.pending);
         Space {
             free: space.free + lent,
             pending: space.pending - lent,
@@ -92,6 +128,7 @@ impl Stock {
     /// How many more are to be made ready, now that a batch took so many.
     pub fn missing(&self, taken: u64) -> u64 {
         let mut state = self.state.lock();
+        let taken = taken.saturating_add(std::mem::take(&mut state.asked));
         if taken > 0 {
             state.want = taken.max(state.want - state.want / 8).min(MOST);
         }
@@ -143,5 +180,18 @@ mod tests {
         assert_eq!(stock.missing(1), 54);
         assert_eq!(stock.missing(0), 54);
         assert_eq!(stock.missing(1 << 40), MOST - 2);
+    }
+
+    #[test]
+    fn a_slot_that_a_writer_gives_back_is_given_up() {
+        let stock = Stock::default();
+        assert_eq!(stock.borrow(2), (Vec::new(), true));
+        assert_eq!(stock.missing(0), 2);
+        stock.add(&[at(1), at(2), at(3)]);
+        assert_eq!(stock.borrow(2), (vec![at(1), at(2)], true));
+        stock.give_back(at(1));
+        assert_eq!((stock.ready(), stock.lent()), (1, 3));
+        assert_eq!(stock.take_returned(), [at(1)]);
+        assert_eq!((stock.ready(), stock.lent()), (1, 2));
     }
 }

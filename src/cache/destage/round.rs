@@ -44,6 +44,8 @@ pub(in crate::cache) struct Destager {
     slots: Allocator,
     reclaim: Reclaim,
     reaps: VecDeque<Reap>,
+    /// Slots that writers took and that a commit adopted, until the promises know of it.
+    ended: u64,
 }
 
 impl Destager {
@@ -79,6 +81,7 @@ impl Destager {
             cache,
             reclaim: Reclaim::default(),
             reaps,
+            ended: 0,
         };
         let cache = destager.cache.clone();
         // A panic must not leave those who wait for destaging waiting. What it may have left half
@@ -103,6 +106,7 @@ impl Destager {
             match self.cache.signals.wait(pause.min(left)) {
                 Wake::Stop => return Ok(()),
                 Wake::Idle if last.elapsed() < interval => {}
+                Wake::Refill => self.refill()?,
                 Wake::Idle | Wake::Asked => {
                     self.drain()?;
                     last = Instant::now();
@@ -215,7 +219,38 @@ impl Destager {
         }
     }
 
+    /// Lends out slots for the writers that are to come.
+    fn refill(&mut self) -> Result<(), CacheError> {
+        let view = self.cache.catalog.view();
+        let lent = self.slots.refill(&view, 0)?;
+        drop(view);
+        if !lent.is_empty() {
+            self.cache.catalog.commit(&lend_changes(&lent))?;
+            self.cache.stock.add(&lent);
+            self.refresh_space();
+        }
+        Ok(())
+    }
+
+    /// Takes up the slots that writers gave back.
+    fn take_returned(&mut self) {
+        let returned = self.cache.stock.take_returned();
+        if returned.is_empty() {
+            return;
+        }
+        let generation = self.cache.catalog.view().generation();
+        self.reclaim.add(generation, &returned);
+        let count = returned.len() as u64;
+        self.cache.queue.lock().promises.end_borrowing(count);
+        self.cache.room.notify_all();
+    }
+
     fn reclaim_some(&mut self) -> Result<usize, CacheError> {
+        self.take_returned();
+        // What the journal refers to is not known before all of it has been read.
+        if self.cache.queue.lock().recovering {
+            return Ok(0);
+        }
         self.reclaim.load(&self.cache.catalog, &self.cache.stock)?;
         let blocks = self.cache.geometry.blocks();
         let freed = self
@@ -394,7 +429,9 @@ impl Destager {
         drop(view);
         work.changes.append(&mut lend_changes(&lent));
         self.cache.catalog.commit(&work.changes)?;
-        self.cache.stock.adopted(work.taken());
+        work.lent().iter().for_each(|lent| lent.adopt());
+        self.ended += work.lent().len() as u64;
+        self.cache.stock.adopted(&work.adopted());
         self.cache.stock.add(&lent);
         self.reclaim
             .add(self.cache.catalog.view().generation(), work.retired());
@@ -402,11 +439,14 @@ impl Destager {
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.
-    fn let_go(&self, runs: Vec<Run>, settled: Vec<Settled>) {
+    fn let_go(&mut self, runs: Vec<Run>, settled: Vec<Settled>) {
         runs.iter().for_each(Run::leave_index);
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
+        queue
+            .promises
+            .end_borrowing(std::mem::take(&mut self.ended));
         self.take_stock(&mut queue);
         self.cache.note_crowd(&queue);
         drop(queue);

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::super::{CacheError, Frame};
+use super::super::{CacheError, Frame, Lent};
 use super::allocate::Allocator;
 use super::work::{Data, Work};
 use crate::base::{BlockMask, Epoch, Geometry, MapId, Place, SegmentNo};
@@ -31,6 +31,8 @@ fn many_layers(segment: SegmentNo) -> usize {
 #[derive(Clone)]
 pub(super) struct Update {
     pub frames: BTreeMap<usize, Arc<Frame>>,
+    /// The slot that has all blocks but the zero ones; then there are no frames.
+    pub lent: Option<Arc<Lent>>,
     pub zero: BlockMask,
     /// Queued writes that it stands for.
     pub writes: u32,
@@ -40,6 +42,7 @@ impl Default for Update {
     fn default() -> Self {
         Self {
             frames: BTreeMap::new(),
+            lent: None,
             zero: BlockMask::EMPTY,
             writes: 0,
         }
@@ -52,9 +55,19 @@ impl Update {
         self.zero.remove(block);
     }
 
-    pub fn clear(&mut self, blocks: &BlockMask) {
+    /// All of the segment lies in a slot already.
+    pub fn adopt(&mut self, lent: Arc<Lent>) {
+        self.frames.clear();
+        self.zero = BlockMask::EMPTY;
+        self.lent = Some(lent);
+    }
+
+    pub fn clear(&mut self, blocks: &BlockMask, geometry: Geometry) {
         self.zero = self.zero.or(blocks);
         self.frames.retain(|block, _| !blocks.has(*block));
+        if self.zero.is_full(geometry) {
+            self.lent = None;
+        }
     }
 
     fn data(&self) -> BlockMask {
@@ -105,6 +118,15 @@ impl Context<'_> {
             segment,
             death: Epoch::LIVE,
         };
+        if let Some(lent) = &update.lent {
+            let data = self.adopt(key, live, lent, &update.zero, work);
+            let allocated =
+                data as i64 - self.allocated(live, &BlockMask::full(self.geometry))? as i64;
+            return Ok(Outcome {
+                allocated,
+                has_slot: true,
+            });
+        }
         let has_slot = match live {
             None => self.first(key, &update, slots, work)?,
             Some((_, live))
@@ -124,6 +146,39 @@ impl Context<'_> {
             allocated,
             has_slot,
         })
+    }
+
+    /// The segment lies in a slot of its own already: that becomes the live version, and the one
+    /// before moves to the history or goes. Returns how many blocks of it hold data.
+    fn adopt(
+        &self,
+        key: VersionKey,
+        live: Option<(VersionKey, Descriptor)>,
+        lent: &Arc<Lent>,
+        zero: &BlockMask,
+        work: &mut Work,
+    ) -> usize {
+        let mut birth = self.epoch;
+        if let Some((_, live)) = live {
+            if self.newest_snapshot.is_some_and(|s| live.birth <= s) {
+                let death = self.epoch;
+                let old = VersionKey { death, ..key };
+                work.changes.push(Change::PutVersion(old, live));
+            } else {
+                birth = live.birth;
+                live.place.into_iter().for_each(|at| work.retire(at));
+            }
+        }
+        let data = BlockMask::full(self.geometry).minus(zero);
+        let new = Descriptor {
+            birth,
+            place: Some(lent.place()),
+            data,
+            zero: *zero,
+        };
+        work.adopt(lent.clone(), zero);
+        work.changes.push(Change::PutVersion(key, new));
+        data.count()
     }
 
     /// Whether [`plan`](Self::plan) will take a slot.

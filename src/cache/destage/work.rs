@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::state::Cache;
 use super::super::stock::Stock;
-use super::super::{CacheError, Frame};
+use super::super::{CacheError, Frame, Lent};
 use super::allocate::{NewSlot, adopt_changes, lend_changes};
 use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place};
 use crate::ondisk::Change;
@@ -52,7 +52,9 @@ pub(super) struct Work {
     devices: BTreeSet<DeviceNo>,
     /// Slots that it writes to for the first time; the commit adopts them.
     taken: Vec<Place>,
-    /// Those among them that are still on the free list.
+    /// Slots that writers filled; the commit adopts them too.
+    lent: Vec<Arc<Lent>>,
+    /// Those of `taken` that are still on the free list.
     unlent: Vec<Place>,
     /// Slots given up; they go to the pending list with the commit.
     retired: Vec<Place>,
@@ -72,6 +74,7 @@ impl Work {
             sums: Vec::new(),
             devices: BTreeSet::new(),
             taken: Vec::new(),
+            lent: Vec::new(),
             unlent: Vec::new(),
             retired: Vec::new(),
             punches: Vec::new(),
@@ -90,9 +93,26 @@ impl Work {
         }
     }
 
-    /// Slots that the commit adopts.
+    /// A slot that a writer filled, all but these blocks of it.
+    pub fn adopt(&mut self, lent: Arc<Lent>, zero: &BlockMask) {
+        self.punch(lent.place(), *zero);
+        self.lent.push(lent);
+    }
+
+    /// New slots that it writes to.
     pub fn taken(&self) -> &[Place] {
         &self.taken
+    }
+
+    /// Slots that writers filled.
+    pub fn lent(&self) -> &[Arc<Lent>] {
+        &self.lent
+    }
+
+    /// All slots that the commit adopts.
+    pub fn adopted(&self) -> Vec<Place> {
+        let lent = self.lent.iter().map(|lent| lent.place());
+        self.taken.iter().copied().chain(lent).collect()
     }
 
     pub fn retire(&mut self, place: Place) {
@@ -184,7 +204,13 @@ impl Work {
         self.write_out(pool)?;
         let devices: Vec<DeviceNo> = self.devices.iter().copied().collect();
         pool.sync(&devices)?;
-        let mut changes = adopt_changes(&self.taken);
+        let geometry = pool.geometry();
+        for lent in &self.lent {
+            let Place { device, slot } = lent.place();
+            let sums = lent.sums().iter().copied();
+            push_sums(&mut self.sums, device, geometry.slot_block(slot), sums);
+        }
+        let mut changes = adopt_changes(&self.adopted());
         changes.append(&mut self.changes);
         changes.append(&mut self.sums);
         changes.extend(self.retired.iter().map(|place| Change::Retire(*place)));
