@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
 use common::invariants;
-use common::model::{is_no_space, new_disk};
+use common::model::{State, is_no_space, new_disk};
 use snapmark::base::DiskId;
 use snapmark::device::{Effect, Images, Operation, When};
 use snapmark::volume::{Extent, Node, VolumeError, Whence};
@@ -202,6 +202,59 @@ fn p6_a_record_whose_data_is_not_there_ends_the_journal() {
     let engine = engine.kill();
     look(&engine);
     assert_eq!(bytes(&engine, "d", 3 * BLOCKS, 1), [5]);
+}
+
+#[test]
+fn p6_every_power_loss_leaves_a_prefix_of_big_writes() {
+    let (engine, disk) = manual();
+    let whole = |engine: &Engine, at: u64, blocks: u64, byte: u8| {
+        let data = vec![byte; (blocks * 4096) as usize];
+        engine.write(disk, at * 4096, &data).unwrap();
+    };
+    let steps: [&dyn Fn(&Engine); 14] = [
+        &|engine| big(engine, disk, 1, 1),
+        &|engine| small(engine, disk, BLOCKS + 2, 2),
+        &|engine| engine.sync().unwrap(),
+        &|engine| whole(engine, BLOCKS - 2, 3 * BLOCKS, 3),
+        &|engine| big(engine, disk, 1, 4),
+        &|engine| engine.flush().unwrap(),
+        &|engine| small(engine, disk, 2 * BLOCKS, 5),
+        &|engine| drop(engine.snapshot(&["d"], Some("s"), true).unwrap()),
+        &|engine| big(engine, disk, 2, 6),
+        &|engine| {
+            let (offset, len) = (2 * SEGMENT, SEGMENT / 2);
+            engine.discard(disk, Extent { offset, len }).unwrap();
+        },
+        &|engine| whole(engine, 2 * BLOCKS + 1, 2 * BLOCKS, 7),
+        &|engine| engine.flush().unwrap(),
+        &|engine| engine.rollback("d", "d@s", false).unwrap(),
+        &|engine| big(engine, disk, 1, 8),
+    ];
+    // After each step: the events so far, whether all of it is durable, and what there is.
+    let mut history = vec![(engine.disk.crash_points(), true, State::of(&engine))];
+    for (at, step) in steps.iter().enumerate() {
+        step(&engine);
+        let durable = [2, 5, 7, 11, 12].contains(&at);
+        history.push((engine.disk.crash_points(), durable, State::of(&engine)));
+    }
+    engine.flush().unwrap();
+    for events in history[0].0..=engine.disk.crash_points() {
+        let least = history
+            .iter()
+            .rposition(|(at, durable, _)| *durable && *at <= events);
+        for seed in [0, 1, events as u64 + 2, events as u64 + 1000] {
+            let images = engine.disk.image_at(events, seed);
+            let opened = Engine::open_images(&images, engine.shape);
+            let found = State::of(&opened);
+            let known = history[least.unwrap()..]
+                .iter()
+                .any(|(_, _, state)| *state == found);
+            assert!(known, "no prefix after {events} events, seed {seed}");
+            settle(&opened);
+            assert_eq!(State::of(&opened).difference(&found), None, "destaged");
+            opened.volumes.abandon();
+        }
+    }
 }
 
 #[test]
