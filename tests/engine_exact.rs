@@ -35,8 +35,9 @@ struct Taken {
 /// turns, so that a prefix over both disks is an order among them.
 fn place(writer: usize, k: u64, disks: u64) -> (usize, u64, u64) {
     let turn = k / disks;
-    let count = 1 + turn % 3;
-    let first = (turn * 7) % (BLOCKS - 2);
+    // Some cover whole segments, with blocks before and after them.
+    let count = if turn % 5 == 4 { 36 } else { 1 + turn % 3 };
+    let first = (turn * 7) % (BLOCKS + 1 - count);
     ((k % disks) as usize, writer as u64 * BLOCKS + first, count)
 }
 

@@ -81,6 +81,7 @@ fn replace(engine: &mut Engine, with: impl FnOnce(Engine) -> Engine) {
         pool: engine.pool.clone(),
         volumes: engine.volumes.clone(),
         shape: engine.shape,
+        faults: engine.faults.clone(),
     };
     *engine = with(old);
 }

@@ -44,7 +44,7 @@ fn leave_pending(engine: &Engine, disk: DiskId) {
     let (offset, len) = (0, SEGMENT);
     engine.discard(disk, Extent { offset, len }).unwrap();
     engine.flush().unwrap();
-    assert_eq!(engine.catalog.view().space().pending, 1);
+    assert_eq!(engine.status().pool.pending, SEGMENT);
 }
 
 /// Whether a live block of the disk is not what the catalog says, while a reap is due on its map.
@@ -55,8 +55,9 @@ fn is_cut_short(engine: &Engine, disk: DiskId) -> bool {
         return false;
     };
     let differs = |block| {
-        let place = live.place.unwrap();
-        read_blocks(&engine.pool, &view, place, block, &mut [0; BLOCK]).is_err()
+        let extent = live.extent().unwrap();
+        let at = extent.index(block);
+        read_blocks(&engine.pool, &view, extent.place, at, &mut [0; BLOCK]).is_err()
     };
     view.map(map).unwrap().unwrap().reap && (0..16).filter(|b| live.data.has(*b)).any(differs)
 }
@@ -70,7 +71,7 @@ fn open_and_settle(images: &Images, disk: DiskId, want: &[u8], what: &str) -> bo
     let reaps = |engine: &Engine| engine.catalog.view().maps().unwrap().iter().any(|m| m.reap);
     if reaps(&engine) {
         wait_until("the pending slot is free", || {
-            engine.status().state != "ok" || engine.catalog.view().space().pending == 0
+            engine.status().state != "ok" || engine.status().pool.pending == 0
         });
     }
     if let Err(error) = engine.flush() {

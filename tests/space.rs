@@ -260,3 +260,46 @@ fn p7_a_full_pool_refuses_writes_and_goes_on_when_it_grows() {
         allocated(&pool_file(&store)) + allocated(&another) <= 2 * MIB
     });
 }
+
+#[test]
+fn p5_p9_big_writes_survive_kill_9_and_what_was_not_used_goes_back_to_the_host() {
+    if !common::able(&[]) {
+        return;
+    }
+    const SIZE: u64 = 64 * MIB;
+    let mut store = TestStore::with(&["--size", "1GiB"]);
+    store.make("vm.img", SIZE);
+    store.flush();
+    let empty = taken(&store);
+    for round in 0..4u64 {
+        let file = open_direct(&store.disk("vm.img"), true).unwrap();
+        let data = noise(round, MIB as usize);
+        let pid = store.pid();
+        // Into the middle of a stream of writes.
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20 + 30 * round));
+            stamps::kill(pid);
+        });
+        let written = |at: &u64| file.write_all_at(&data, at * MIB).is_ok();
+        let acked = (0..SIZE / MIB).cycle().take_while(written).count() as u64;
+        killer.join().unwrap();
+        drop(file);
+        store.crashed();
+        store.mount();
+        for at in 0..acked.min(SIZE / MIB) {
+            let found = common::read_at(&store.disk("vm.img"), at * MIB, MIB as usize);
+            assert!(found == data, "round {round}: MiB {at} of {acked}");
+        }
+        eprintln!("round {round}: {acked} MiB written");
+    }
+    std::fs::remove_file(store.disk("vm.img")).unwrap();
+    store.flush();
+    common::wait_until("all of it is free", || store.used() <= empty.0);
+    // Less than any piece of data: the host's map of where the file's holes are.
+    let back = || allocated(&pool_file(&store)) <= empty.1 + (32 << 10);
+    let started = Instant::now();
+    while !back() && started.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(back(), "{:?}, when empty {empty:?}", taken(&store));
+}

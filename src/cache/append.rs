@@ -11,7 +11,7 @@ use super::queue::{PendingOp, Queue};
 use super::room::Exempt;
 use super::state::Cache;
 use super::ticket::JournalWrite;
-use super::{Append, CacheError, MapState, Ticket};
+use super::{Append, CacheError, MapState, Part, Ticket};
 use crate::base::{Block, Epoch, Seq, now};
 use crate::ondisk::journal::Op;
 
@@ -136,6 +136,9 @@ impl Cache {
         let mut heads = heads.into_iter().zip(offsets);
         let mut index = map.index.write();
         for part in &append.parts {
+            if let Part::Write { content, .. } = part {
+                queue.note_lent(content);
+            }
             let seq = queue.next;
             queue.next = seq.next();
             let (record, frames) =
@@ -144,7 +147,7 @@ impl Cache {
             queue.bytes += bytes;
             queue.records += 1;
             if let Some(disk) = queue.disks.get_mut(&append.disk) {
-                disk.bytes += bytes;
+                disk.bytes += record.data();
                 if let Some(size) = size_after {
                     disk.size.store(size, Relaxed);
                 }

@@ -61,8 +61,14 @@ pub struct Taken {
 impl Taken {
     /// Fills the blocks with `data`, a whole number of blocks, and computes their checksums.
     #[must_use]
-    pub fn fill(mut self, data: &[u8]) -> Vec<Arc<Frame>> {
+    pub fn fill(self, data: &[u8]) -> Vec<Arc<Frame>> {
         debug_assert_eq!(data.len(), self.pages.len() * BLOCK);
+        self.fill_with(data.chunks_exact(BLOCK))
+    }
+
+    /// As [`fill`](Self::fill), block by block.
+    #[must_use]
+    pub fn fill_with<'a>(mut self, blocks: impl Iterator<Item = &'a [u8]>) -> Vec<Arc<Frame>> {
         let pages = std::mem::take(&mut self.pages);
         let fill = |(page, block): (&'static mut Page, &[u8])| {
             page.0.copy_from_slice(block);
@@ -72,11 +78,7 @@ impl Taken {
                 pool: self.pool.clone(),
             })
         };
-        pages
-            .into_iter()
-            .zip(data.chunks_exact(BLOCK))
-            .map(fill)
-            .collect()
+        pages.into_iter().zip(blocks).map(fill).collect()
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::Frame;
+use super::{Cell, Frame, Lent};
 use crate::base::{Block, Epoch, Seq};
 
 /// What the cache knows of a block.
@@ -19,6 +19,8 @@ use crate::base::{Block, Epoch, Seq};
 pub enum Found {
     /// Its data.
     Data(Arc<Frame>),
+    /// That its data is this block of a lent slot.
+    Lent(Arc<Lent>, usize),
     /// That it reads as zeros.
     Zero,
     /// Nothing: look in the segment map.
@@ -26,9 +28,18 @@ pub enum Found {
 }
 
 struct Entry {
-    frame: Arc<Frame>,
+    cell: Cell,
     epoch: Epoch,
     seq: Seq,
+}
+
+impl From<Cell> for Found {
+    fn from(cell: Cell) -> Self {
+        match cell {
+            Cell::Frame(frame) => Self::Data(frame),
+            Cell::Lent(lent, at) => Self::Lent(lent, at),
+        }
+    }
 }
 
 /// Zeroed ranges of one epoch: start to end and the record that zeroed it; never overlapping.
@@ -60,9 +71,9 @@ impl Index {
     }
 
     /// Enters a block's data. Sequence numbers only rise.
-    pub fn insert(&mut self, block: Block, frame: Arc<Frame>, epoch: Epoch, seq: Seq) {
+    pub fn insert(&mut self, block: Block, cell: Cell, epoch: Epoch, seq: Seq) {
         let chain = self.blocks.entry(block.0).or_default();
-        let entry = Entry { frame, epoch, seq };
+        let entry = Entry { cell, epoch, seq };
         match chain.first_mut() {
             Some(newest) if newest.epoch == epoch => *newest = entry,
             _ => chain.insert(0, entry),
@@ -94,7 +105,7 @@ impl Index {
             .find_map(|(_, zeros)| zeros.at(block.0));
         match (data, zero) {
             (Some(entry), Some(seq)) if seq > entry.seq => Found::Zero,
-            (Some(entry), _) => Found::Data(entry.frame.clone()),
+            (Some(entry), _) => entry.cell.clone().into(),
             (None, Some(_)) => Found::Zero,
             (None, None) => Found::Nothing,
         }
@@ -198,16 +209,18 @@ mod tests {
     use super::*;
     use crate::base::BLOCK;
 
-    fn frame(pool: &Arc<FramePool>, byte: u8) -> Arc<Frame> {
-        pool.take(1, &Halt::default(), || {})
+    fn frame(pool: &Arc<FramePool>, byte: u8) -> Cell {
+        let frames = pool
+            .take(1, &Halt::default(), || {})
             .unwrap()
-            .fill(&[byte; BLOCK])[0]
-            .clone()
+            .fill(&[byte; BLOCK]);
+        Cell::Frame(frames[0].clone())
     }
 
     fn shows(index: &Index, block: u64, epoch: u64) -> i32 {
         match index.find(Block(block), Epoch(epoch)) {
             Found::Data(frame) => i32::from(frame[0]),
+            Found::Lent(..) => -2,
             Found::Zero => 0,
             Found::Nothing => -1,
         }

@@ -9,9 +9,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::window::Window;
 use super::{CacheError, Frame, Halt};
-use crate::base::Seq;
+use crate::base::{DeviceNo, Seq};
 use crate::device::Device;
 use crate::ondisk::journal::RING_START;
+use crate::store::Pool;
 
 /// The journal of one session.
 ///
@@ -79,12 +80,14 @@ impl Journal {
 
     /// Returns when every record up to `target` survives power loss. `seal` is called once by
     /// the one that syncs for all: it ends the page that the next record would share with them,
-    /// and says up to which record the sync may reach.
+    /// and says up to which record the sync may reach, and on which devices of the pool data of
+    /// them lies that is not durable yet.
     pub(super) fn sync(
         &self,
         target: Seq,
         halt: &Halt,
-        seal: impl Fn() -> Seq,
+        pool: &Pool,
+        seal: impl Fn() -> (Seq, Vec<DeviceNo>),
     ) -> Result<(), CacheError> {
         let mut syncing = self.syncing.lock();
         loop {
@@ -100,7 +103,7 @@ impl Journal {
         }
         syncing.busy = true;
         drop(syncing);
-        let reached = self.sync_now(halt, seal);
+        let reached = self.sync_now(halt, pool, seal);
         let mut syncing = self.syncing.lock();
         syncing.busy = false;
         if let Ok(reached) = &reached {
@@ -110,14 +113,19 @@ impl Journal {
         reached.map(|_| ())
     }
 
-    fn sync_now(&self, halt: &Halt, seal: impl Fn() -> Seq) -> Result<Seq, CacheError> {
-        let reach = seal();
+    fn sync_now(
+        &self,
+        halt: &Halt,
+        pool: &Pool,
+        seal: impl Fn() -> (Seq, Vec<DeviceNo>),
+    ) -> Result<Seq, CacheError> {
+        let (reach, devices) = seal();
         self.window.wait_for(reach, halt)?;
-        self.device.sync().map_err(|error| {
-            let error = CacheError::Journal(error);
-            halt.set(&error);
-            error
-        })?;
+        // The data before the records that speak of it. Were it the other way round, recovery
+        // would still notice, but this way a whole record seldom lacks its data.
+        let synced = pool.sync(&devices).map_err(CacheError::from);
+        let synced = synced.and_then(|()| self.device.sync().map_err(CacheError::Journal));
+        synced.inspect_err(|error| halt.set(error))?;
         Ok(reach)
     }
 }

@@ -5,6 +5,8 @@
 //! the `queue`, and leaves through `destage`.
 
 mod append;
+mod borrow;
+mod content;
 mod destage;
 mod enter_op;
 mod error;
@@ -12,6 +14,7 @@ mod frames;
 mod halt;
 mod index;
 mod journal;
+mod lent;
 mod lines;
 mod map;
 mod open;
@@ -22,14 +25,17 @@ mod ring;
 mod room;
 mod space;
 mod state;
+mod stock;
 mod ticket;
 mod window;
 
+pub use content::{Cell, Content};
 pub use error::CacheError;
 pub use frames::{Frame, FramePool};
 pub use halt::Halt;
 pub use index::Found;
 pub use journal::Journal;
+pub use lent::Lent;
 pub use lines::Lines;
 pub use map::{MapState, OriginState};
 pub use open::CacheParts;

@@ -13,6 +13,7 @@ use super::recover::Recovery;
 use super::ring::Ring;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
+use super::stock::Stock;
 use super::{CacheError, FramePool, Halt, Lines, MapState};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
@@ -69,6 +70,7 @@ impl Cache {
             disks: FxHashMap::default(),
             ops: std::collections::VecDeque::new(),
             promises: Promises::new(view.space()),
+            unsynced: std::collections::BTreeSet::new(),
             bytes: 0,
             records: 0,
             markers: 0,
@@ -86,6 +88,7 @@ impl Cache {
             journal,
             frames: FramePool::new(data_blocks(config.size)),
             queue: Mutex::new(queue),
+            stock: Arc::new(Stock::default()),
             room: Condvar::new(),
             halt: Halt::default(),
             signals: Signals::default(),

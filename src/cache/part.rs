@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 use super::index::Index;
 use super::queue::{Record, WriteRecord, ZeroRecord};
 use super::space::ClaimKey;
-use super::{Frame, MapState};
-use crate::base::{Block, DiskId, Epoch, Geometry, MapId, SegmentNo, Seq, Timestamp};
+use super::{Content, Frame, MapState};
+use crate::base::{Block, DiskId, Epoch, Geometry, MapId, Seq, Timestamp};
 use crate::ondisk::journal::Op;
 
 /// One record's worth of change to a disk.
@@ -18,7 +18,7 @@ pub enum Part {
         /// The first block.
         block: Block,
         /// The data.
-        frames: Vec<Arc<Frame>>,
+        content: Content,
     },
     /// So many blocks read as zeros.
     Zero {
@@ -80,7 +80,7 @@ impl Append {
     }
 }
 
-/// The segments that a part writes to.
+/// The segments that a part needs a slot for: those that it writes to by reference have one.
 pub(super) fn claim_keys(
     geometry: Geometry,
     part: &Part,
@@ -88,17 +88,15 @@ pub(super) fn claim_keys(
     epoch: Epoch,
 ) -> impl Iterator<Item = ClaimKey> + use<> {
     let segments = match part {
-        Part::Write { block, frames } => {
-            let last = Block(block.0 + frames.len() as u64 - 1);
-            geometry.locate(*block).0.0..geometry.locate(last).0.0 + 1
-        }
-        Part::Zero { .. } => 0..0,
+        Part::Write { block, content } => Some(content.framed_segments(*block, geometry)),
+        Part::Zero { .. } => None,
     };
-    segments.map(move |segment| ClaimKey {
+    let key = move |segment| ClaimKey {
         map,
         epoch,
-        segment: SegmentNo(segment),
-    })
+        segment,
+    };
+    segments.into_iter().flatten().map(key)
 }
 
 /// Puts a part into the index, and makes its record.
@@ -110,18 +108,18 @@ pub(super) fn enter_part(
     time: Timestamp,
 ) -> (Record, Vec<Arc<Frame>>) {
     match part {
-        Part::Write { block, frames } => {
-            for (at, frame) in (block.0..).zip(frames) {
-                index.insert(Block(at), frame.clone(), epoch, seq);
+        Part::Write { block, content } => {
+            for (at, cell) in (block.0..).zip(content.cells()) {
+                index.insert(Block(at), cell, epoch, seq);
             }
-            map.touch(block.0, frames.len() as u64, seq);
-            let (map, frames, block) = (map.clone(), frames.clone(), *block);
+            map.touch(block.0, content.len(), seq);
+            let frames = content.frames().to_vec();
             let write = WriteRecord {
                 seq,
-                map,
+                map: map.clone(),
                 epoch,
-                block,
-                frames: frames.clone(),
+                block: *block,
+                content: content.clone(),
                 size_after,
                 time,
             };

@@ -1,6 +1,6 @@
 //! The queue: records in one global order, kept a line for each disk.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -9,8 +9,8 @@ use smallvec::SmallVec;
 
 use super::ring::Ring;
 use super::space::Promises;
-use super::{Frame, MapState};
-use crate::base::{Block, DiskId, Epoch, Seq, Timestamp};
+use super::{Content, MapState};
+use crate::base::{Block, DeviceNo, DiskId, Epoch, Seq, Timestamp};
 use crate::ondisk::journal::Op;
 
 /// A queued write.
@@ -19,7 +19,7 @@ pub(super) struct WriteRecord {
     pub map: Arc<MapState>,
     pub epoch: Epoch,
     pub block: Block,
-    pub frames: Vec<Arc<Frame>>,
+    pub content: Content,
     pub size_after: Option<u64>,
     pub time: Timestamp,
 }
@@ -52,10 +52,18 @@ impl Record {
         }
     }
 
+    /// Bytes of data that wait with it, in the cache or in lent slots.
+    pub fn data(&self) -> u64 {
+        match self {
+            Self::Write(write) => write.content.len() * crate::base::BLOCK_SIZE,
+            Self::Zero(_) | Self::Barrier(_) => 0,
+        }
+    }
+
     /// Bytes of cache that it holds.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Write(write) => write.frames.len() as u64 * crate::base::BLOCK_SIZE,
+            Self::Write(write) => write.content.frames().len() as u64 * crate::base::BLOCK_SIZE,
             Self::Zero(_) | Self::Barrier(_) => 0,
         }
     }
@@ -73,7 +81,7 @@ pub(super) struct DiskQueue {
     pub priority: u8,
     /// Oldest first.
     pub records: VecDeque<Record>,
-    /// Bytes of cache that `records` hold.
+    /// Bytes of data that wait with `records`.
     pub bytes: u64,
     /// The disk's removal has been entered: nothing may follow it.
     pub removed: bool,
@@ -99,6 +107,8 @@ pub(super) struct Queue {
     /// Oldest first; applied in this order.
     pub ops: VecDeque<PendingOp>,
     pub promises: Promises,
+    /// Devices with data of writes by reference that no sync has made durable yet.
+    pub unsynced: BTreeSet<DeviceNo>,
     /// Bytes of cache that all records hold.
     pub bytes: u64,
     /// Records queued, ops among them.
@@ -138,6 +148,12 @@ impl Queue {
         self.ring
             .as_ref()
             .is_some_and(|ring| ring.used() > ring.size() / 2)
+    }
+
+    /// Notes that a write lies in lent slots whose devices have to be synced with the journal.
+    pub fn note_lent(&mut self, content: &Content) {
+        let devices = content.lent().iter().map(|lent| lent.place().device);
+        self.unsynced.extend(devices);
     }
 
     /// Lets the next record begin on a page of its own, since a sync is about to make the ones

@@ -11,12 +11,12 @@ use smallvec::SmallVec;
 use super::part::{claim_keys, enter_part};
 use super::queue::{PendingOp, Record};
 use super::state::Cache;
-use super::{CacheError, Lines, MapState, Part};
-use crate::base::{BLOCK, DiskId, Epoch, Seq, checksum};
+use super::{CacheError, Content, Lent, Lines, MapState, Part};
+use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
 use crate::device::Device;
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{
-    Body, JournalFormatError, JournalHeader, Op, RECORD_HEADER, RING_START, RecordHeader,
+    Body, JournalFormatError, JournalHeader, Op, RECORD_HEADER, RING_START, RecordHeader, Reference,
 };
 
 /// A journal being read.
@@ -158,7 +158,7 @@ impl Recovery {
             cache.queue.lock().recovering = false;
             return Ok(false);
         };
-        let Some(found) = self.find(device.as_ref())? else {
+        let Some(found) = self.find(cache, device.as_ref())? else {
             self.finish(cache, device.as_ref())?;
             return Ok(false);
         };
@@ -179,7 +179,7 @@ impl Recovery {
                 enter(&mut queue, &found, true);
             }
             Body::Op(_) => enter(&mut cache.queue.lock(), &found, false),
-            Body::Write(_) | Body::Zero => replay_data(cache, &found)?,
+            Body::Write(_) | Body::Zero | Body::Reference(_) => replay_data(cache, &found)?,
         }
         if let Some(journal) = &cache.journal {
             journal.window.complete(seq, seq, &cache.halt)?;
@@ -188,14 +188,14 @@ impl Recovery {
     }
 
     /// The record expected next, wherever it may lie.
-    fn find(&self, device: &dyn Device) -> Result<Option<Replayed>, CacheError> {
+    fn find(&self, cache: &Cache, device: &dyn Device) -> Result<Option<Replayed>, CacheError> {
         let page = self.at.next_multiple_of(4096);
         let mut best: Option<Replayed> = None;
         for offset in [self.at, page, 0] {
             if offset + RECORD_HEADER as u64 > self.ring {
                 continue;
             }
-            let Some(found) = self.read(device, offset)? else {
+            let Some(found) = self.read(cache, device, offset)? else {
                 continue;
             };
             // A record that an earlier recovery decided against may lie where the true one would
@@ -210,7 +210,12 @@ impl Recovery {
         Ok(best)
     }
 
-    fn read(&self, device: &dyn Device, offset: u64) -> Result<Option<Replayed>, CacheError> {
+    fn read(
+        &self,
+        cache: &Cache,
+        device: &dyn Device,
+        offset: u64,
+    ) -> Result<Option<Replayed>, CacheError> {
         let read = |buf: &mut [u8], at: u64| {
             device
                 .read_at(buf, RING_START + at)
@@ -221,8 +226,7 @@ impl Recovery {
         let Ok(header) = RecordHeader::decode(&head) else {
             return Ok(None);
         };
-        let len = (header.head_len() + header.data_len()) as u64;
-        if !self.expects(&header) || offset + len > self.ring {
+        if !self.expects(&header) || offset + header.head_len() as u64 > self.ring {
             return Ok(None);
         }
         head.resize(header.head_len(), 0);
@@ -236,14 +240,23 @@ impl Recovery {
                 return Err(CacheError::BadJournal { journal, reason });
             }
         };
-        let mut data = vec![0; header.data_len()];
+        let len = (header.head_len() + body.data_len()) as u64;
+        if offset + len > self.ring {
+            return Ok(None);
+        }
+        let mut data = vec![0; body.data_len()];
         read(&mut data, offset + header.head_len() as u64)?;
-        if let Body::Write(sums) = &body
-            && data
-                .chunks_exact(BLOCK)
-                .zip(sums)
-                .any(|(block, sum)| checksum(block) != *sum)
-        {
+        let differs = |(block, sum): (&[u8], &Checksum)| checksum(block) != *sum;
+        let blocks = data.chunks_exact(BLOCK);
+        let torn = match &body {
+            Body::Write(sums) => blocks.zip(sums).any(differs),
+            Body::Reference(reference) => {
+                blocks.zip(framed_sums(reference)).any(differs)
+                    || !data_is_there(cache, &header, reference)?
+            }
+            Body::Zero | Body::Op(_) => false,
+        };
+        if torn {
             return Ok(None);
         }
         Ok(Some(Replayed {
@@ -304,44 +317,97 @@ fn enter(queue: &mut super::queue::Queue, found: &Replayed, needed: bool) {
     }
 }
 
-/// Puts a found write or discard back into its disk's line, unless the disk is gone or has it.
-fn replay_data(cache: &Cache, found: &Replayed) -> Result<(), CacheError> {
-    let header = &found.header;
+/// The checksums of the blocks of a write by reference that follow its record.
+fn framed_sums(reference: &Reference) -> impl Iterator<Item = &Checksum> {
+    let (head, rest) = reference.sums.split_at(reference.head as usize);
+    head.iter().chain(&rest[reference.lent() as usize..])
+}
+
+/// The slots of a write by reference, each with its checksums.
+fn lent_sums(reference: &Reference) -> impl Iterator<Item = (Place, &[Checksum])> {
+    let first = reference.head as usize;
+    let lent = &reference.sums[first..first + reference.lent() as usize];
+    let each = lent.chunks_exact(reference.segment as usize);
+    reference.places.iter().copied().zip(each)
+}
+
+/// Whether the slots of a write by reference hold what its record says: power loss may have left
+/// the record without the data, and then the journal ends before it. Of a record that the catalog
+/// has applied they may hold something else by now, and it does not matter.
+fn data_is_there(
+    cache: &Cache,
+    header: &RecordHeader,
+    reference: &Reference,
+) -> Result<bool, CacheError> {
+    if !is_wanted(cache, header)? {
+        return Ok(true);
+    }
+    let mut data = vec![0; reference.segment as usize * BLOCK];
+    for (place, sums) in lent_sums(reference) {
+        cache.pool.read(place, 0, &mut data)?;
+        let mut blocks = data.chunks_exact(BLOCK).zip(sums);
+        if blocks.any(|(block, sum)| checksum(block) != *sum) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the disk of a write or discard is there, and has not got it yet.
+fn is_wanted(cache: &Cache, header: &RecordHeader) -> Result<bool, CacheError> {
     let applied = match cache.catalog.view().disk(header.disk)? {
         Some(record) => record.applied,
         None => Seq(0),
     };
     let known = cache.queue.lock().disks.contains_key(&header.disk);
-    if !known || header.seq <= applied {
+    Ok(known && header.seq > applied)
+}
+
+/// Puts a found write or discard back into its disk's line, unless the disk is gone or has it.
+fn replay_data(cache: &Cache, found: &Replayed) -> Result<(), CacheError> {
+    let header = &found.header;
+    if !is_wanted(cache, header)? {
         enter(&mut cache.queue.lock(), found, false);
         return Ok(());
     }
     // Taken before the lock: it may have to wait for the destager to make room.
-    let frames = if found.data.is_empty() {
-        Vec::new()
-    } else {
-        cache.hold(&found.data)?
+    let frames = cache.hold(&found.data)?;
+    let part = match &found.body {
+        Body::Reference(reference) => {
+            let lent: Vec<Arc<Lent>> = lent_sums(reference)
+                .map(|(place, sums)| {
+                    cache.stock.lend(&[place]);
+                    Arc::new(Lent::new(place, sums.to_vec(), cache.stock.clone()))
+                })
+                .collect();
+            Part::Write {
+                block: header.block,
+                content: Content::around(frames, reference.head as usize, lent),
+            }
+        }
+        Body::Write(_) => Part::Write {
+            block: header.block,
+            content: Content::of(frames),
+        },
+        Body::Zero | Body::Op(_) => Part::Zero {
+            block: header.block,
+            count: header.count,
+        },
     };
     let mut queue = cache.queue.lock();
     enter(&mut queue, found, true);
+    if let Part::Write { content, .. } = &part {
+        // After the daemon's death the data may be in the host's memory only.
+        queue.note_lent(content);
+        queue.promises.borrow(content.lent().len() as u64);
+    }
     let Some(disk) = queue.disks.get_mut(&header.disk) else {
         return Ok(());
-    };
-    let part = if frames.is_empty() {
-        Part::Zero {
-            block: header.block,
-            count: header.count,
-        }
-    } else {
-        Part::Write {
-            block: header.block,
-            frames,
-        }
     };
     let (map, epoch) = (disk.map.clone(), disk.epoch);
     let record = restore(&map, epoch, &part, header);
     let bytes = record.bytes();
-    disk.bytes += bytes;
+    disk.bytes += record.data();
     if let Some(size) = header.size_after {
         disk.size.store(size, Relaxed);
     }

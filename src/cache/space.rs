@@ -31,11 +31,14 @@ struct Claim {
 #[derive(Default)]
 pub(super) struct Promises {
     space: Space,
-    /// Slots promised; `promised + held <= space.free + space.pending`, kept by `claim` and
-    /// `hold`.
+    /// Slots promised; `promised + borrowed + held <= space.free + space.pending`, kept by
+    /// `claim`, `borrow` and `hold`.
     promised: u64,
     /// Slots that the destager may take for the commit that it is at, beside promised ones.
     held: u64,
+    /// Slots that writers took themselves, lent ones among `space.pending`. They are theirs until
+    /// they are adopted or given back.
+    borrowed: u64,
     claims: FxHashMap<ClaimKey, Claim>,
 }
 
@@ -52,10 +55,6 @@ impl Promises {
         self.space = space;
     }
 
-    pub fn space(&self) -> Space {
-        self.space
-    }
-
     pub fn promised(&self) -> u64 {
         self.promised
     }
@@ -63,7 +62,8 @@ impl Promises {
     /// Slots that are neither in use nor promised. Those that wait for their punch count: they
     /// come back for sure, and whoever needs one waits for it.
     pub fn available(&self) -> u64 {
-        (self.space.free + self.space.pending).saturating_sub(self.promised + self.held)
+        let spoken_for = self.promised + self.borrowed + self.held;
+        (self.space.free + self.space.pending).saturating_sub(spoken_for)
     }
 
     /// Holds up to `wanted` slots for the next commit, as far as there are plenty. Returns how
@@ -85,7 +85,22 @@ impl Promises {
 
     /// Whether a destage can't make more slots available than there are.
     pub fn is_idle(&self) -> bool {
-        self.promised + self.held == 0
+        self.promised + self.borrowed + self.held == 0
+    }
+
+    /// Slots that writers took.
+    pub fn borrowed(&self) -> u64 {
+        self.borrowed
+    }
+
+    /// A writer takes so many lent slots.
+    pub fn borrow(&mut self, count: u64) {
+        self.borrowed += count;
+    }
+
+    /// So many of them were adopted or given back, as the space says that goes with it.
+    pub fn end_borrowing(&mut self, count: u64) {
+        self.borrowed -= count;
     }
 
     /// How many new promises these segments need.

@@ -10,8 +10,10 @@ use rustc_hash::FxHashMap;
 use super::destage::Signals;
 use super::journal::Journal;
 use super::queue::Queue;
+use super::stock::Stock;
 use super::{CacheError, Frame, FramePool, Halt};
-use crate::base::{DiskId, Epoch, Geometry, MapId, Seq};
+use crate::base::{BLOCK, DeviceNo, DiskId, Epoch, Geometry, MapId, Seq};
+use crate::ondisk::Change;
 use crate::store::{Catalog, Pool};
 
 /// Settings of the cache.
@@ -29,7 +31,7 @@ pub struct CacheConfig {
 }
 
 /// Slots left at which a write may have to look closer, and wait for a destage.
-const FEW_SLOTS: u64 = 64;
+pub(super) const FEW_SLOTS: u64 = 64;
 /// Records queued at which destaging is hurried.
 const MANY_RECORDS: u64 = 8 << 10;
 /// Records without data (discards, ops) that may be queued beside as many as there are blocks.
@@ -44,6 +46,8 @@ pub struct Cache {
     pub(super) journal: Option<Journal>,
     pub(super) frames: Arc<FramePool>,
     pub(super) queue: Mutex<Queue>,
+    /// Slots lent out. Locked after all others, for a moment.
+    pub(super) stock: Arc<Stock>,
     /// Signalled when journal space was freed; goes with `queue`.
     pub(super) room: Condvar,
     pub(super) halt: Halt,
@@ -72,7 +76,7 @@ pub struct CacheUse {
     pub promised: u64,
     /// Slots that new writes can still be promised.
     pub available: u64,
-    /// The pool's slots.
+    /// The pool's slots; those lent out to be written to count as free.
     pub space: crate::ondisk::Space,
 }
 
@@ -86,13 +90,23 @@ impl Cache {
     /// # Errors
     /// Where the store halts meanwhile.
     pub fn hold(&self, data: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
+        self.hold_both(data, &[])
+    }
+
+    /// As [`hold`](Self::hold), of one piece and then another. In one go: who waited for the
+    /// second while holding the first would hold up those that wait before.
+    ///
+    /// # Errors
+    /// Where the store halts meanwhile.
+    pub fn hold_both(&self, first: &[u8], then: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
         self.halt.check()?;
-        let taken = self
-            .frames
-            .take(data.len() / crate::base::BLOCK, &self.halt, || {
-                self.signals.hurry()
-            })?;
-        Ok(taken.fill(data))
+        let count = (first.len() + then.len()) / BLOCK;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let hurry = || self.signals.hurry();
+        let taken = self.frames.take(count, &self.halt, hurry)?;
+        Ok(taken.fill_with(first.chunks_exact(BLOCK).chain(then.chunks_exact(BLOCK))))
     }
 
     /// Whether so many bytes may have to wait for room in the memory or the journal.
@@ -121,10 +135,11 @@ impl Cache {
     /// Where the sync fails; the store has halted then.
     pub fn sync(&self, seq: Seq) -> Result<(), CacheError> {
         match &self.journal {
-            Some(journal) => journal.sync(seq, &self.halt, || {
+            Some(journal) => journal.sync(seq, &self.halt, &self.pool, || {
                 let mut queue = self.queue.lock();
                 queue.seal();
-                Seq(queue.next.0 - 1)
+                let devices = std::mem::take(&mut queue.unsynced);
+                (Seq(queue.next.0 - 1), devices.into_iter().collect())
             }),
             None => self.flush_to(seq),
         }
@@ -172,7 +187,11 @@ impl Cache {
         self.queue.lock().closed = true;
         let drained = self.flush();
         self.stop();
-        drained
+        drained?;
+        // Nobody has written to these, so there is nothing to punch.
+        let ready = self.stock.close();
+        let free: Vec<Change> = ready.into_iter().map(Change::Free).collect();
+        Ok(self.catalog.commit(&free)?)
     }
 
     /// Ends the destager where it stands, as a crash would, but without leaving threads.
@@ -195,7 +214,8 @@ impl Cache {
     pub(super) fn nudge_if_filling(&self, queue: &Queue) {
         let cache_filling = queue.bytes > self.config.batch.min(self.config.size / 4)
             || queue.records > MANY_RECORDS;
-        if cache_filling || queue.ring_is_filling() {
+        let borrowed = queue.promises.borrowed() * self.geometry.segment_bytes();
+        if cache_filling || queue.ring_is_filling() || borrowed > self.config.size / 4 {
             self.signals.hurry();
         }
         self.note_crowd(queue);
@@ -222,10 +242,16 @@ impl Cache {
             records: queue.records,
             markers: queue.markers,
             journal: queue.ring.as_ref().map(|ring| (ring.used(), ring.size())),
-            promised: queue.promises.promised(),
+            promised: queue.promises.promised() + queue.promises.borrowed(),
             available: queue.promises.available(),
-            space: queue.promises.space(),
+            space: self.stock.shown(self.catalog.view().space()),
         }
+    }
+
+    /// Slots of a device that are lent out to be written to; to people they are free.
+    #[must_use]
+    pub fn lent_of(&self, device: DeviceNo) -> u64 {
+        self.stock.lent_of(device)
     }
 
     /// Bytes of a disk's data that wait.

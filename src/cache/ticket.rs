@@ -6,9 +6,9 @@ use smallvec::SmallVec;
 
 use super::queue::Queue;
 use super::state::Cache;
-use super::{CacheError, Frame, Part};
+use super::{CacheError, Content, Frame, Part};
 use crate::base::{Block, DiskId, Seq, Timestamp};
-use crate::ondisk::journal::{Body, Op, encode_record_head};
+use crate::ondisk::journal::{Body, Op, Reference, encode_record_head};
 
 /// A record that has its place in the queue and must still be written to the journal there.
 #[must_use]
@@ -33,6 +33,27 @@ impl Ticket {
     }
 }
 
+/// The body of a write's record.
+fn body_of(content: &Content) -> Body {
+    let mut sums = Vec::with_capacity(content.len() as usize);
+    let (head, tail) = content.frames().split_at(content.head());
+    sums.extend(head.iter().map(|frame| frame.checksum()));
+    content
+        .lent()
+        .iter()
+        .for_each(|lent| sums.extend(lent.sums()));
+    sums.extend(tail.iter().map(|frame| frame.checksum()));
+    let Some(first) = content.lent().first() else {
+        return Body::Write(sums);
+    };
+    Body::Reference(Reference {
+        head: content.head() as u32,
+        segment: first.sums().len() as u32,
+        places: content.lent().iter().map(|lent| lent.place()).collect(),
+        sums,
+    })
+}
+
 impl Cache {
     /// The encoded head of a part's record, and how many bytes of blocks follow it.
     pub(super) fn part_head(
@@ -47,13 +68,10 @@ impl Cache {
             return (Vec::new(), 0);
         };
         let (extent, body, data) = match part {
-            Part::Write { block, frames } => {
-                let sums = frames.iter().map(|frame| frame.checksum()).collect();
-                (
-                    (*block, frames.len() as u64),
-                    Body::Write(sums),
-                    frames.len() * crate::base::BLOCK,
-                )
+            Part::Write { block, content } => {
+                let body = body_of(content);
+                let data = body.data_len();
+                ((*block, content.len()), body, data)
             }
             Part::Zero { block, count } => ((*block, *count), Body::Zero, 0),
         };

@@ -270,7 +270,7 @@ pub struct Space {
     pub total: u64,
     /// Slots that may be taken at once.
     pub free: u64,
-    /// Slots given up but not yet punched.
+    /// Slots given up but not yet punched, and slots that are lent out to be written to.
     pub pending: u64,
 }
 
@@ -323,4 +323,14 @@ pub enum Change {
     Free(Place),
     /// Sets the marks.
     SetMarks(Marks),
+    /// Takes neighbouring slots off the pending list: they were put there before they were written
+    /// to, so that a crash gives them back, and from now on they are in use.
+    Adopt {
+        /// The device.
+        device: DeviceNo,
+        /// The first slot.
+        first: Slot,
+        /// How many.
+        count: u64,
+    },
 }

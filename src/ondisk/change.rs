@@ -21,6 +21,7 @@ const TAKE: u8 = 11;
 const RETIRE: u8 = 12;
 const FREE: u8 = 13;
 const SET_MARKS: u8 = 14;
+const ADOPT: u8 = 15;
 
 /// A run of slots or of checksums: device, first, how many.
 const RUN_DEVICE: Field<u16> = Field::FIRST;
@@ -80,6 +81,11 @@ impl Change {
             Self::Retire(place) => tagged(RETIRE, out).and(place_key(*place)? as u64),
             Self::Free(place) => tagged(FREE, out).and(place_key(*place)? as u64),
             Self::SetMarks(marks) => tagged(SET_MARKS, out).and_encode(marks),
+            Self::Adopt {
+                device,
+                first,
+                count,
+            } => tagged(ADOPT, out).run(*device, first.0, *count),
         }
     }
 
@@ -128,6 +134,11 @@ impl Change {
             RETIRE => map_first(place(rest)?, Self::Retire),
             FREE => map_first(place(rest)?, Self::Free),
             SET_MARKS => map_first(Marks::decode(rest)?, Self::SetMarks),
+            ADOPT => map_first(run(rest)?, |(device, first, count)| Self::Adopt {
+                device,
+                first: Slot(first),
+                count,
+            }),
             tag => {
                 return Err(FormatError::Unknown {
                     what: WHAT,

@@ -214,6 +214,14 @@ fn changes() -> Vec<(Change, String)> {
         (Change::Retire(place()), "0c0500000000000400".into()),
         (Change::Free(place()), "0d0500000000000400".into()),
         (Change::SetMarks(marks()), format!("0e{MARKS}")),
+        (
+            Change::Adopt {
+                device,
+                first: slot,
+                count: 3,
+            },
+            "0f010002000000000000000300000000000000".into(),
+        ),
     ]
 }
 

@@ -140,6 +140,11 @@ impl Applier<'_, '_> {
             Change::Retire(place) => self.retire(*place)?,
             Change::Free(place) => self.free(*place)?,
             Change::SetMarks(marks) => content.marks = *marks,
+            Change::Adopt {
+                device,
+                first,
+                count,
+            } => self.adopt(*device, *first, *count)?,
         }
         Ok(())
     }
@@ -350,6 +355,19 @@ impl Applier<'_, '_> {
         content.space.free += 1;
         self.set_device_free(device, free + 1)?;
         self.drop_checksums(place)
+    }
+
+    fn adopt(&mut self, device: DeviceNo, first: Slot, count: u64) -> Result<(), Failure> {
+        self.check_slots(device, first, count)?;
+        let Self { content, edit, .. } = self;
+        for slot in (first.0..first.0 + count).map(Slot) {
+            let place = Place { device, slot };
+            if !content.pending.remove(edit, place_key(place)?)? {
+                return Err(Refusal::NotPending(place).into());
+            }
+        }
+        content.space.pending -= count;
+        Ok(())
     }
 
     /// Forgets the checksums of a slot, so that the tree shrinks as space returns.

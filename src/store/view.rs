@@ -293,22 +293,21 @@ impl View {
         Ok(runs)
     }
 
-    /// Up to `limit` slots that have been given up but not freed, by place.
+    /// Up to `limit` slots that have been given up or lent out but not freed, by place, from
+    /// `from` on.
     ///
     /// # Errors
-    /// Where a page can't be read.
-    pub fn pending(&self, limit: usize) -> Result<Vec<Place>> {
+    /// Where a page can't be read, or the slot has more than 48 bits.
+    pub fn pending_from(&self, from: Place, limit: usize) -> Result<Vec<Place>> {
         let mut places = Vec::new();
         if limit == 0 {
             return Ok(places);
         }
-        self.0
-            .content
-            .pending
-            .scan(&self.0.pages, 0, &mut |key, _| {
-                places.push(key_place(key));
-                Ok(go_on_until(places.len() == limit))
-            })?;
+        let pending = &self.0.content.pending;
+        pending.scan(&self.0.pages, place_key(from)?, &mut |key, _| {
+            places.push(key_place(key));
+            Ok(go_on_until(places.len() == limit))
+        })?;
         Ok(places)
     }
 
@@ -346,6 +345,18 @@ impl View {
             Ok(go_on_until(packs.len() == limit))
         })?;
         Ok(packs)
+    }
+
+    /// As [`pending_from`](Self::pending_from), from the first on.
+    ///
+    /// # Errors
+    /// Where a page can't be read.
+    pub fn pending(&self, limit: usize) -> Result<Vec<Place>> {
+        let first = Place {
+            device: DeviceNo(0),
+            slot: Slot(0),
+        };
+        self.pending_from(first, limit)
     }
 
     /// The version that an entry is, where it is one of this segment.

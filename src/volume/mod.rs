@@ -13,6 +13,7 @@ mod status;
 mod types;
 mod volumes;
 mod write;
+mod write_lent;
 
 pub use error::VolumeError;
 pub use metrics::{Histogram, Metrics, OperationMetrics};

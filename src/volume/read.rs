@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::volumes::{Result, Volumes};
 use super::{Node, VolumeError};
 use crate::base::{BLOCK, BLOCK_SIZE, Block, BlockMask, Epoch};
-use crate::cache::{Found, MapState};
+use crate::cache::{Found, Lent, MapState};
 use crate::store::{At, BlockError, Source, View, read_blocks};
 
 /// A read that races destage may find a block overwritten under it. So often it looks again
@@ -157,20 +157,34 @@ impl Volumes {
         let (segment, start) = self.geometry.locate(first);
         let count = buf.len() / BLOCK;
         let mut wanted = BlockMask::range(start, start + count);
-        let mut cached = SmallVec::<[(usize, Found); 16]>::new();
-        image
-            .map
-            .find(first, count as u64, image.epoch, |at, found| {
-                cached.push((at as usize, found))
-            });
+        let mut cached = find(image, first, count as u64);
+        // A slot that is found here may be adopted, given up and used anew while it is read. Not
+        // while a view is held that is older than its giving up: then it was found under that.
+        let mut _guard = None;
+        if cached
+            .iter()
+            .any(|(_, found)| matches!(found, Found::Lent(..)))
+        {
+            _guard = Some(self.cache.catalog().view());
+            cached = find(image, first, count as u64);
+        }
+        let mut lent: Option<LentRun> = None;
         for (at, found) in cached {
             wanted.remove(start + at);
+            if let Found::Lent(slot, block) = found {
+                match &mut lent {
+                    Some(run) if run.goes_on(at, &slot, block) => run.count += 1,
+                    _ => self.read_lent(lent.replace(LentRun::new(at, slot, block)), buf)?,
+                }
+                continue;
+            }
             let block = &mut buf[at * BLOCK..][..BLOCK];
             match found {
                 Found::Data(frame) => block.copy_from_slice(&frame),
-                Found::Zero | Found::Nothing => block.fill(0),
+                _ => block.fill(0),
             }
         }
+        self.read_lent(lent, buf)?;
         let missed = wanted.count();
         self.metrics
             .cache_hits
@@ -198,6 +212,17 @@ impl Volumes {
             }
         }
         Ok(())
+    }
+
+    /// Reads blocks that lie in a lent slot.
+    fn read_lent(
+        &self,
+        run: Option<LentRun>,
+        buf: &mut [u8],
+    ) -> std::result::Result<(), BlockError> {
+        let Some(run) = run else { return Ok(()) };
+        let part = &mut buf[run.at * BLOCK..(run.at + run.count) * BLOCK];
+        run.lent.read(self.cache.pool(), run.block, part)
     }
 
     /// Blocks that the map has no version of: its origin's, or zeros.
@@ -236,7 +261,7 @@ impl Volumes {
             image.epoch,
             |at, found| {
                 wanted.remove(at as usize);
-                if matches!(found, Found::Data(_)) {
+                if matches!(found, Found::Data(_) | Found::Lent(..)) {
                     data.insert(at as usize);
                 }
             },
@@ -265,6 +290,42 @@ impl Volumes {
             }
         }
         Ok(data)
+    }
+}
+
+/// What the index knows of some blocks, by their distance from the first.
+fn find(image: &Image, first: Block, count: u64) -> SmallVec<[(usize, Found); 16]> {
+    let mut found = SmallVec::new();
+    image.map.find(first, count, image.epoch, |at, what| {
+        found.push((at as usize, what))
+    });
+    found
+}
+
+/// Neighbouring blocks that lie in one lent slot.
+struct LentRun {
+    /// Where they go in the buffer, in blocks.
+    at: usize,
+    count: usize,
+    lent: Arc<Lent>,
+    /// The first of them in the slot.
+    block: usize,
+}
+
+impl LentRun {
+    fn new(at: usize, lent: Arc<Lent>, block: usize) -> Self {
+        let count = 1;
+        Self {
+            at,
+            count,
+            lent,
+            block,
+        }
+    }
+
+    fn goes_on(&self, at: usize, lent: &Arc<Lent>, block: usize) -> bool {
+        let next = (self.at + self.count, self.block + self.count);
+        Arc::ptr_eq(&self.lent, lent) && next == (at, block)
     }
 }
 

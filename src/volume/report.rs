@@ -75,12 +75,12 @@ impl Volumes {
             .map_err(crate::cache::CacheError::from)?;
         let mut list = Vec::with_capacity(devices.len());
         for device in devices {
-            let free = view.free_slots_of(device.number)?;
+            let free = view.free_slots_of(device.number)? + self.cache.lent_of(device.number);
             list.push(DeviceStatus {
                 device: device.number.0,
                 path: device.name,
                 size: device.slots * segment,
-                used: (device.slots - free) * segment,
+                used: device.slots.saturating_sub(free) * segment,
                 allocated: device.allocated,
             });
         }

@@ -1,6 +1,7 @@
 //! The way of a write: whole blocks go straight to the cache; the ragged ends of others are read,
 //! completed, and written on the condition that nothing changed them meanwhile.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,18 +14,18 @@ use super::read::Image;
 use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Extent, VolumeError};
 use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, Seq, now};
-use crate::cache::{Append, CacheError, MapState, Part, ReliesOn};
+use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn};
 use crate::ondisk::journal::Op;
 
 /// The blocks at the ends of a range that it covers only in part, as they were when looked at.
-struct Ends {
+pub(super) struct Ends {
     map: Arc<MapState>,
     stamps: SmallVec<[(Block, Seq); 2]>,
 }
 
 impl Ends {
     /// Notes the stamps before anything is read.
-    fn of(disk: &Disk, range: Extent) -> Self {
+    pub(super) fn of(disk: &Disk, range: Extent) -> Self {
         let map = disk.map.read().clone();
         let end = range.offset + range.len;
         let ragged = [range.offset, end]
@@ -39,14 +40,14 @@ impl Ends {
         Self { map, stamps }
     }
 
-    fn image(&self) -> Image {
+    pub(super) fn image(&self) -> Image {
         Image {
             map: self.map.clone(),
             epoch: Epoch::LIVE,
         }
     }
 
-    fn relies_on(self) -> ReliesOn {
+    pub(super) fn relies_on(self) -> ReliesOn {
         ReliesOn {
             map: self.map.id,
             stamps: self.stamps,
@@ -99,11 +100,14 @@ impl Volumes {
 
     fn write_piece(&self, disk: &Disk, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset + data.len() as u64;
+        if let Some(lent) = self.fill_lent(offset, data)? {
+            return self.write_around(disk, offset, data, lent);
+        }
         if offset.is_multiple_of(BLOCK_SIZE) && data.len().is_multiple_of(BLOCK) {
             let frames = self.cache.hold(data)?;
             let part = Part::Write {
                 block: Block::holding(offset),
-                frames,
+                content: Content::of(frames),
             };
             return self.append(&Append {
                 end: Some(end),
@@ -133,7 +137,25 @@ impl Volumes {
     /// A write of whole blocks that holds `data` at `offset`, its ends completed with what is
     /// there.
     fn completed(&self, image: &Image, offset: u64, data: &[u8]) -> Result<Part> {
+        let whole = self.whole_blocks(image, offset, data)?;
+        let frames = self.cache.hold(&whole)?;
+        Ok(Part::Write {
+            block: Block::holding(offset),
+            content: Content::of(frames),
+        })
+    }
+
+    /// The whole blocks that `data` touches, their ends completed with what is there.
+    pub(super) fn whole_blocks<'a>(
+        &self,
+        image: &Image,
+        offset: u64,
+        data: &'a [u8],
+    ) -> Result<Cow<'a, [u8]>> {
         let skip = (offset % BLOCK_SIZE) as usize;
+        if skip == 0 && data.len().is_multiple_of(BLOCK) {
+            return Ok(Cow::Borrowed(data));
+        }
         let block = Block::holding(offset);
         let mut whole = vec![0; (skip + data.len()).next_multiple_of(BLOCK)];
         let last = whole.len() - BLOCK;
@@ -144,22 +166,19 @@ impl Volumes {
             self.read_image(image, block.byte() + last as u64, &mut whole[last..])?;
         }
         whole[skip..skip + data.len()].copy_from_slice(data);
-        Ok(Part::Write {
-            block,
-            frames: self.cache.hold(&whole)?,
-        })
+        Ok(Cow::Owned(whole))
     }
 
     /// Appends what `build` makes, again and again until nothing that it read has changed before
     /// it was appended. Each turn that is lost is another writer's that was won.
-    fn until_unchanged(&self, build: impl Fn() -> Result<Append>) -> Result<()> {
+    pub(super) fn until_unchanged(&self, build: impl Fn() -> Result<Append>) -> Result<()> {
         while !self.append_unless_stale(&build()?)? {
             std::thread::yield_now();
         }
         Ok(())
     }
 
-    fn append(&self, append: &Append) -> Result<()> {
+    pub(super) fn append(&self, append: &Append) -> Result<()> {
         self.cache.append(append)?;
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use snapmark::base::{DeviceNo, Geometry};
 use snapmark::cache::{CacheConfig, CacheParts, create_journal};
-use snapmark::device::{CrashDisk, Device, Images};
+use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
 use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
 use snapmark::volume::{VolumeConfig, Volumes};
@@ -47,6 +47,8 @@ pub struct Engine {
     pub pool: Arc<Pool>,
     pub volumes: Arc<Volumes>,
     pub shape: Shape,
+    /// The pool's devices, which can be told to fail.
+    pub faults: Vec<Arc<FaultDevice>>,
 }
 
 impl std::ops::Deref for Engine {
@@ -111,9 +113,11 @@ impl Engine {
         let [pages, log, journal] = parts(&disk, &shape, wrap);
         let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default()).unwrap());
         let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
+        let mut faults = Vec::new();
         for record in catalog.view().devices().unwrap() {
-            let device = wrap(disk.device(&record.path, shape.pool));
-            pool.attach(&record, device).unwrap();
+            let device = Arc::new(FaultDevice::new(disk.device(&record.path, shape.pool)));
+            pool.attach(&record, wrap(device.clone())).unwrap();
+            faults.push(device);
         }
         let pool = Arc::new(pool);
         let cache = CacheConfig {
@@ -139,6 +143,7 @@ impl Engine {
             pool,
             volumes,
             shape,
+            faults,
         }
     }
 
@@ -164,12 +169,16 @@ impl Engine {
     /// Destages all, and waits until nothing is left to be reaped or reclaimed.
     pub fn settle(&self) {
         // Turns are counted, not time: the machine may stand still meanwhile.
+        let mut quiet = 0;
         for turn in 0.. {
             self.volumes.flush().unwrap();
             let view = self.catalog.view();
-            let busy = view.space().pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
+            let pending = self.volumes.status().pool.pending;
+            let busy = pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
             drop(view);
-            if !busy {
+            // Twice: what a finished batch held may come back a moment later.
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet == 2 {
                 return;
             }
             assert!(

@@ -211,7 +211,16 @@ impl Model {
         } else {
             3 * SEGMENT
         };
-        let (at, mut len) = self.range(size.max(1), most);
+        let (mut at, mut len) = self.range(size.max(1), most);
+        if self.random.chance(5) {
+            // Whole segments, and in one case of two something before and after them.
+            at = at / SEGMENT * SEGMENT;
+            len = (1 + self.random.below(2)) * SEGMENT;
+            if self.random.chance(2) {
+                at = at.saturating_sub(BLOCK);
+                len += 2 * BLOCK;
+            }
+        }
         if at + len > self.mix.largest || !self.random.chance(10) {
             len = len.min(size.max(BLOCK).saturating_sub(at));
         }

@@ -1,8 +1,11 @@
-//! Hands out free slots between two commits.
+//! Hands out slots to write to: from those that are lent already, and where they don't do, from
+//! the free list; then they have to be lent before anyone writes to them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::super::CacheError;
+use super::super::stock::Stock;
 use crate::base::{DeviceNo, Place, Slot};
 use crate::ondisk::Change;
 use crate::store::View;
@@ -10,10 +13,10 @@ use crate::store::View;
 /// Runs fetched from a device's free list in one go.
 const FETCH: usize = 512;
 
-/// Free slots by device, as of the last commit less what was handed out since; and the pack that
-/// is being filled.
-#[derive(Default)]
+/// Slots in stock, and free ones by device, as of the last commit less what was handed out since;
+/// and the pack that is being filled.
 pub(super) struct Allocator {
+    stock: Arc<Stock>,
     devices: VecDeque<DeviceRuns>,
     /// The pack, and its first block that nothing has been written to.
     open: Option<(Place, usize)>,
@@ -25,8 +28,8 @@ pub(super) struct Allocator {
 pub(super) struct Room {
     pub place: Place,
     pub first: u16,
-    /// Whether the slot was taken for it.
-    pub is_new: bool,
+    /// The slot, where it was taken for this.
+    pub new: Option<NewSlot>,
 }
 
 struct DeviceRuns {
@@ -35,12 +38,32 @@ struct DeviceRuns {
     runs: VecDeque<(Slot, u64)>,
 }
 
+/// A slot that was handed out.
+#[derive(Clone, Copy)]
+pub(super) struct NewSlot {
+    pub place: Place,
+    /// Whether it is on the pending list, durably. If not it must be before it is written to.
+    pub lent: bool,
+}
+
 impl Allocator {
-    /// Looks up free slots, at least `count` where there are so many. Call only when what was
-    /// handed out before has been committed. Returns how many it found.
+    pub fn new(stock: Arc<Stock>) -> Self {
+        Self {
+            stock,
+            devices: VecDeque::new(),
+            open: None,
+            spare: 0,
+        }
+    }
+
+    /// Looks up free slots, so that there are at least `count` with those in stock, where there
+    /// are so many. Call only when what was handed out before has been committed. Returns how
+    /// many there are.
     pub fn prepare(&mut self, view: &View, count: u64) -> Result<u64, CacheError> {
+        let ready = self.stock.ready();
+        let count = count.saturating_sub(ready);
         if self.held() >= count {
-            return Ok(self.held());
+            return Ok(ready + self.held());
         }
         self.devices.clear();
         for record in view.devices()? {
@@ -62,7 +85,7 @@ impl Allocator {
                 });
             }
         }
-        Ok(self.held())
+        Ok(ready + self.held())
     }
 
     fn held(&self) -> u64 {
@@ -73,9 +96,13 @@ impl Allocator {
             .sum()
     }
 
-    /// Forgets what it holds; after a failure nothing of it is sure.
+    /// Forgets the free slots that it holds: there are others now.
     pub fn forget(&mut self) {
         self.devices.clear();
+    }
+
+    /// What was to be committed is not: the pack may have been new with it.
+    pub fn close_pack(&mut self) {
         self.open = None;
     }
 
@@ -102,26 +129,47 @@ impl Allocator {
     /// segment may need it still, and finds no room in the pack.
     pub fn pack(&mut self, count: usize, blocks: usize) -> Option<Room> {
         let open = self.open.filter(|(_, next)| next + count <= blocks);
-        let (place, next) = match open {
-            Some(open) => open,
-            None => (self.take_spare()?, 0),
+        let new = match open {
+            Some(_) => None,
+            None => Some(self.take_spare()?),
         };
+        let (place, next) = open.or(new.map(|slot| (slot.place, 0)))?;
         self.open = Some((place, next + count));
         Some(Room {
             place,
             first: next as u16,
-            is_new: open.is_none(),
+            new,
         })
     }
 
     /// A free slot that nobody was promised.
-    pub fn take_spare(&mut self) -> Option<Place> {
+    pub fn take_spare(&mut self) -> Option<NewSlot> {
         self.spare = self.spare.checked_sub(1)?;
         self.take()
     }
 
+    /// A slot for new data.
+    pub fn take(&mut self) -> Option<NewSlot> {
+        match self.stock.take() {
+            Some(place) => Some(NewSlot { place, lent: true }),
+            None => self.take_free().map(|place| NewSlot { place, lent: false }),
+        }
+    }
+
+    /// Free slots that are to fill up the stock with the next commit, after a batch that took so
+    /// many.
+    pub fn refill(&mut self, view: &View, taken: u64) -> Result<Vec<Place>, CacheError> {
+        let missing = self.stock.missing(taken);
+        if missing > 0 {
+            self.prepare(view, self.stock.ready() + missing)?;
+        }
+        Ok(std::iter::from_fn(|| self.take_free())
+            .take(missing as usize)
+            .collect())
+    }
+
     /// A free slot; the devices take turns.
-    pub fn take(&mut self) -> Option<Place> {
+    fn take_free(&mut self) -> Option<Place> {
         loop {
             let mut from = self.devices.pop_front()?;
             let Some(run) = from.runs.front_mut() else {
@@ -141,25 +189,42 @@ impl Allocator {
     }
 }
 
-/// The changes that take these slots off the free list.
-pub(super) fn take_changes(mut taken: Vec<Place>) -> Vec<Change> {
-    taken.sort_unstable();
-    let mut changes: Vec<Change> = Vec::new();
-    for place in taken {
-        match changes.last_mut() {
-            Some(Change::Take {
-                device,
-                first,
-                count,
-            }) if *device == place.device && first.0 + *count == place.slot.0 => {
+/// The changes that lend out free slots: off the free list, onto the pending list.
+pub(super) fn lend_changes(places: &[Place]) -> Vec<Change> {
+    let run = |(device, first, count)| Change::Take {
+        device,
+        first,
+        count,
+    };
+    let mut changes: Vec<Change> = runs(places).into_iter().map(run).collect();
+    changes.extend(places.iter().copied().map(Change::Retire));
+    changes
+}
+
+/// The changes that make lent slots ones in use.
+pub(super) fn adopt_changes(places: &[Place]) -> Vec<Change> {
+    let run = |(device, first, count)| Change::Adopt {
+        device,
+        first,
+        count,
+    };
+    runs(places).into_iter().map(run).collect()
+}
+
+/// Runs of neighbouring slots.
+fn runs(places: &[Place]) -> Vec<(DeviceNo, Slot, u64)> {
+    let mut sorted = places.to_vec();
+    sorted.sort_unstable();
+    let mut runs: Vec<(DeviceNo, Slot, u64)> = Vec::new();
+    for place in sorted {
+        match runs.last_mut() {
+            Some((device, first, count))
+                if *device == place.device && first.0 + *count == place.slot.0 =>
+            {
                 *count += 1;
             }
-            _ => changes.push(Change::Take {
-                device: place.device,
-                first: place.slot,
-                count: 1,
-            }),
+            _ => runs.push((place.device, place.slot, 1)),
         }
     }
-    changes
+    runs
 }

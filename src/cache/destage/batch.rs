@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::super::MapState;
-use super::super::queue::{Queue, Record, ZeroRecord};
+use super::super::queue::{Queue, Record, WriteRecord, ZeroRecord};
 use super::super::space::ClaimKey;
 use super::segment::Update;
 use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Timestamp};
@@ -93,7 +93,7 @@ impl Left {
 
     fn spend(&mut self, record: &Record, geometry: Geometry) {
         let blocks = match record {
-            Record::Write(write) => write.frames.len() as u64,
+            Record::Write(write) => write.content.len(),
             Record::Zero(zero) => zero.count,
             Record::Barrier(_) => 0,
         };
@@ -106,6 +106,7 @@ impl Left {
 
 fn take(line: &VecDeque<Record>, geometry: Geometry, left: &mut Left) -> Vec<Record> {
     let mut run = Vec::new();
+    let mut adopted = FxHashSet::<SegmentNo>::default();
     for record in line {
         match record {
             Record::Barrier(_) => break,
@@ -115,15 +116,27 @@ fn take(line: &VecDeque<Record>, geometry: Geometry, left: &mut Left) -> Vec<Rec
                 }
                 break;
             }
+            Record::Write(write) if overlays(write, &adopted, geometry) => break,
             _ => {}
         }
         if left.is_nothing() {
             break;
         }
         left.spend(record, geometry);
+        if let Record::Write(write) = record {
+            let lent = write.content.lent_segments(write.block, geometry);
+            adopted.extend(lent.map(|(segment, _)| segment));
+        }
         run.push(record.clone());
     }
     run
+}
+
+/// Whether a write goes over a segment that the same run adopts. It must wait for the commit: until
+/// that says that the earlier record is applied, recovery takes the slot's data for the record's.
+fn overlays(write: &WriteRecord, adopted: &FxHashSet<SegmentNo>, geometry: Geometry) -> bool {
+    let mut segments = write.content.framed_segments(write.block, geometry);
+    !adopted.is_empty() && segments.any(|segment| adopted.contains(&segment))
 }
 
 fn is_wide(zero: &ZeroRecord, geometry: Geometry) -> bool {
@@ -175,8 +188,11 @@ impl Run {
             match record {
                 Record::Write(write) => {
                     let mut counted = None;
-                    for (at, frame) in (write.block.0..).zip(&write.frames) {
-                        let (segment, index) = geometry.locate(Block(at));
+                    for (segment, lent) in write.content.lent_segments(write.block, geometry) {
+                        updates.entry(segment).or_default().adopt(lent.clone());
+                    }
+                    for (at, frame) in write.content.framed(write.block) {
+                        let (segment, index) = geometry.locate(at);
                         let update = updates.entry(segment).or_default();
                         update.set(index, frame.clone());
                         if counted.replace(segment) != Some(segment) {
@@ -188,7 +204,7 @@ impl Run {
                     for (segment, blocks) in
                         segments(zero.block.0, zero.block.0 + zero.count, geometry)
                     {
-                        updates.entry(segment).or_default().clear(&blocks);
+                        updates.entry(segment).or_default().clear(&blocks, geometry);
                     }
                 }
                 Record::Barrier(_) => {}
@@ -203,7 +219,7 @@ impl Run {
         for record in &self.records {
             match record {
                 Record::Write(write) => {
-                    for at in 0..write.frames.len() as u64 {
+                    for at in 0..write.content.len() {
                         index.remove(Block(write.block.0 + at), write.seq);
                     }
                 }
@@ -226,7 +242,7 @@ impl Run {
         queue.records -= self.records.len() as u64;
         if let Some(disk) = queue.disks.get_mut(&self.disk) {
             disk.records.drain(..self.records.len());
-            disk.bytes -= bytes;
+            disk.bytes -= self.records.iter().map(Record::data).sum::<u64>();
         }
     }
 }

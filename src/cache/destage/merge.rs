@@ -105,9 +105,9 @@ fn new_extent(blocks: &BlockMask, tools: &mut Tools<'_>) -> Option<Extent> {
     if is_thin(blocks, geometry) {
         return new_packed(blocks, geometry, tools.slots, tools.work);
     }
-    let place = tools.slots.take_spare()?;
-    tools.work.took(place);
-    Some(Extent::own(place))
+    let slot = tools.slots.take_spare()?;
+    tools.work.took(slot);
+    Some(Extent::own(slot.place))
 }
 
 /// No slot may be taken.

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::CacheError;
-use crate::base::Place;
+use super::super::stock::Stock;
+use crate::base::{DeviceNo, Place, Slot};
 use crate::ondisk::Change;
 use crate::store::{Catalog, Pool};
 
@@ -21,18 +22,32 @@ pub(super) struct Reclaim {
 }
 
 impl Reclaim {
-    /// Takes up what earlier sessions left pending, a chunk at a time.
-    pub fn load(&mut self, catalog: &Catalog) -> Result<(), CacheError> {
+    /// Takes up what earlier sessions left pending, a chunk at a time: slots given up, and slots
+    /// lent out that nothing came to adopt. Not those that are lent out now.
+    pub fn load(&mut self, catalog: &Catalog, stock: &Stock) -> Result<(), CacheError> {
         let view = catalog.view();
-        if self.waiting.is_empty() && view.space().pending > 0 {
-            let generation = view.generation();
-            self.waiting = view
-                .pending(CHUNK * 4)?
-                .into_iter()
-                .map(|place| (generation, place))
-                .collect();
+        if !self.waiting.is_empty() || view.space().pending <= stock.lent() {
+            return Ok(());
         }
-        Ok(())
+        let generation = view.generation();
+        let mut from = Place {
+            device: DeviceNo(0),
+            slot: Slot(0),
+        };
+        loop {
+            let pending = view.pending_from(from, CHUNK * 4)?;
+            let left = pending.iter().filter(|place| !stock.is_lent(**place));
+            self.waiting = left.map(|place| (generation, *place)).collect();
+            match pending.last() {
+                Some(last) if self.waiting.is_empty() => {
+                    from = Place {
+                        slot: last.slot.next(),
+                        ..*last
+                    }
+                }
+                _ => return Ok(()),
+            }
+        }
     }
 
     /// Adds slots that the commit of this number gave up.

@@ -11,7 +11,7 @@ use super::super::ring::Ring;
 use super::super::space::ClaimKey;
 use super::super::state::Cache;
 use super::super::{CacheError, queue};
-use super::allocate::Allocator;
+use super::allocate::{Allocator, lend_changes};
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};
 use super::ops::Draft;
 use super::pace::Pace;
@@ -26,8 +26,12 @@ use crate::store::{At, View};
 
 /// Segments of a wide discard dealt with in one commit.
 const WIDE_CHUNK: usize = 2048;
-/// How long a batch waits for slots that readers may still look at. It may not need them.
+/// How long a batch waits for slots that readers may still look at, before it finds out whether
+/// it needs them.
 const RECLAIM_PATIENCE: Duration = Duration::from_millis(100);
+/// How long it waits for slots that it does need. They are promised, so they come as soon as the
+/// last reader has left.
+const READERS_PATIENCE: Duration = Duration::from_secs(120);
 /// Batches by priority, after which the oldest record has its turn.
 const BY_PRIORITY: u32 = 8;
 /// Pause between two pieces of background work.
@@ -46,6 +50,8 @@ pub(in crate::cache) struct Destager {
     reclaim: Reclaim,
     reaps: VecDeque<Reap>,
     pace: Pace,
+    /// Slots that writers took and that a commit adopted, until the promises know of it.
+    ended: u64,
 }
 
 impl Destager {
@@ -77,11 +83,12 @@ impl Destager {
     fn run(cache: &Weak<Cache>, reaps: VecDeque<Reap>) {
         let Some(cache) = cache.upgrade() else { return };
         let mut destager = Self {
+            slots: Allocator::new(cache.stock.clone()),
             cache,
-            slots: Allocator::default(),
             reclaim: Reclaim::default(),
             reaps,
             pace: Pace::default(),
+            ended: 0,
         };
         let cache = destager.cache.clone();
         // A panic must not leave those who wait for destaging waiting. What it may have left half
@@ -106,6 +113,7 @@ impl Destager {
             match self.cache.signals.wait(pause.min(left)) {
                 Wake::Stop => return Ok(()),
                 Wake::Idle if last.elapsed() < interval => {}
+                Wake::Refill => self.refill()?,
                 Wake::Idle | Wake::Asked => {
                     self.drain()?;
                     last = Instant::now();
@@ -183,7 +191,7 @@ impl Destager {
         let found = self.slots.prepare(&view, held)?;
         self.slots.allow(found.min(held));
         self.slots.check_pack(&view)?;
-        let mut work = Work::default();
+        let mut work = Work::new(&cache);
         let step = reap.step(&mut Tools {
             view: &view,
             pool: &cache.pool,
@@ -254,8 +262,39 @@ impl Destager {
         }
     }
 
+    /// Lends out slots for the writers that are to come.
+    fn refill(&mut self) -> Result<(), CacheError> {
+        let view = self.cache.catalog.view();
+        let lent = self.slots.refill(&view, 0)?;
+        drop(view);
+        if !lent.is_empty() {
+            self.cache.catalog.commit(&lend_changes(&lent))?;
+            self.cache.stock.add(&lent);
+            self.refresh_space();
+        }
+        Ok(())
+    }
+
+    /// Takes up the slots that writers gave back.
+    fn take_returned(&mut self) {
+        let returned = self.cache.stock.take_returned();
+        if returned.is_empty() {
+            return;
+        }
+        let generation = self.cache.catalog.view().generation();
+        self.reclaim.add(generation, &returned);
+        let count = returned.len() as u64;
+        self.cache.queue.lock().promises.end_borrowing(count);
+        self.cache.room.notify_all();
+    }
+
     fn reclaim_some(&mut self) -> Result<usize, CacheError> {
-        self.reclaim.load(&self.cache.catalog)?;
+        self.take_returned();
+        // What the journal refers to is not known before all of it has been read.
+        if self.cache.queue.lock().recovering {
+            return Ok(0);
+        }
+        self.reclaim.load(&self.cache.catalog, &self.cache.stock)?;
         let blocks = self.cache.geometry.blocks();
         let freed = self
             .reclaim
@@ -343,13 +382,30 @@ impl Destager {
         let writes = runs.iter().flat_map(|(_, updates)| updates.values());
         let writes = writes.filter(|update| !update.frames.is_empty()).count();
         let bytes = runs.iter().map(|(run, _)| run.bytes()).sum();
-        self.prepare_slots(writes as u64)?;
+        if !self.prepare_slots(writes as u64, RECLAIM_PATIENCE)? {
+            let needed = self.slots_needed(&runs)?;
+            self.prepare_slots(needed, READERS_PATIENCE)?;
+        }
         let packs = writes as u64 / IN_A_PACK + 1;
         self.slots
             .allow(self.cache.queue.lock().promises.hold(packs));
         self.destage_runs(runs)?;
         self.pace.took(bytes, limit, started.elapsed());
         Ok(())
+    }
+
+    /// How many of the segments have no slot that their update can go to.
+    fn slots_needed(&self, runs: &[(Run, BTreeMap<SegmentNo, Update>)]) -> Result<u64, CacheError> {
+        let view = self.cache.catalog.view();
+        let budget = Cell::new(0);
+        let mut needed = 0;
+        for (run, updates) in runs {
+            let context = context(&self.cache, &view, run, &budget)?;
+            for (segment, update) in updates {
+                needed += u64::from(context.needs_slot(*segment, update)?);
+            }
+        }
+        Ok(needed)
     }
 
     fn destage_runs(
@@ -360,7 +416,7 @@ impl Destager {
         let budget = Cell::new(self.pace.limit(cache.config.batch));
         let view = cache.catalog.view();
         self.slots.check_pack(&view)?;
-        let mut work = Work::default();
+        let mut work = Work::new(&self.cache);
         let mut settled = Vec::new();
         let mut done = Vec::with_capacity(runs.len());
         for (run, updates) in runs {
@@ -373,7 +429,14 @@ impl Destager {
             let context = context(&cache, &view, &run, &budget)?;
             for (segment, update) in updates {
                 let writes = update.writes;
-                let outcome = context.plan(segment, update, &mut self.slots, &mut work)?;
+                let outcome = match context.plan(segment, update, &mut self.slots, &mut work) {
+                    Ok(outcome) => outcome,
+                    Err(error) => {
+                        work.give_back();
+                        self.slots.close_pack();
+                        return Err(error);
+                    }
+                };
                 disk.allocated = disk.allocated.saturating_add_signed(outcome.allocated);
                 let key = ClaimKey {
                     map: run.map.id,
@@ -407,25 +470,38 @@ impl Destager {
     }
 
     /// Data to devices, devices synced, catalog committed; then slots given up wait for reclaim.
+    /// The same commit lends out slots for the batches to come.
     fn commit(&mut self, mut work: Work) -> Result<(), CacheError> {
         if work.is_empty() {
             return Ok(());
         }
         work.store(&self.cache.pool)?;
         self.cache.destaged.fetch_add(work.bytes(), Relaxed);
+        let view = self.cache.catalog.view();
+        let lent = self.slots.refill(&view, work.taken().len() as u64)?;
+        drop(view);
+        work.changes.append(&mut lend_changes(&lent));
         self.cache.catalog.commit(&work.changes)?;
-        self.reclaim
-            .add(self.cache.catalog.view().generation(), work.retired());
-        work.punch_blocks(&self.cache.pool, &self.cache.catalog.view())
+        work.lent().iter().for_each(|lent| lent.adopt());
+        self.ended += work.lent().len() as u64;
+        self.cache.stock.adopted(&work.adopted());
+        self.cache.stock.add(&lent);
+        let view = self.cache.catalog.view();
+        let given_up = work.punch_blocks(&self.cache.pool, &view)?;
+        self.reclaim.add(view.generation(), &given_up);
+        Ok(())
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.
-    fn let_go(&self, runs: Vec<Run>, settled: Vec<Settled>) {
+    fn let_go(&mut self, runs: Vec<Run>, settled: Vec<Settled>) {
         runs.iter().for_each(Run::leave_index);
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
         queue.promises.let_go();
+        queue
+            .promises
+            .end_borrowing(std::mem::take(&mut self.ended));
         self.take_stock(&mut queue);
         self.cache.note_crowd(&queue);
         drop(queue);
@@ -451,7 +527,7 @@ impl Destager {
                 return Ok(());
             };
             let context = context(&cache, &view, run, &budget)?;
-            let mut work = Work::default();
+            let mut work = Work::new(&self.cache);
             let mut allocated = 0;
             let mut settled = Vec::new();
             for segment in mapped {
@@ -493,16 +569,18 @@ impl Destager {
     }
 
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
-    fn prepare_slots(&mut self, count: u64) -> Result<(), CacheError> {
-        let deadline = Instant::now() + RECLAIM_PATIENCE;
+    /// Whether there are.
+    fn prepare_slots(&mut self, count: u64, patience: Duration) -> Result<bool, CacheError> {
+        let deadline = Instant::now() + patience;
         loop {
             let view = self.cache.catalog.view();
             let found = self.slots.prepare(&view, count)?;
-            let pending = view.space().pending;
+            let given_up = view.space().pending > self.cache.stock.lent();
             drop(view);
-            if found >= count || pending == 0 || Instant::now() > deadline {
-                return Ok(());
+            if found >= count || !given_up || Instant::now() > deadline {
+                return Ok(found >= count);
             }
+            self.cache.halt.check()?;
             if self.reclaim_some()? == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }

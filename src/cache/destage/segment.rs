@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::super::{CacheError, Frame, MapState};
+use super::super::{CacheError, Frame, Lent, MapState};
 use super::allocate::Allocator;
 use super::work::{Data, Work};
 use crate::base::{BlockMask, Epoch, Geometry, MapId, SegmentNo};
@@ -38,6 +38,8 @@ fn many_layers(segment: SegmentNo) -> usize {
 #[derive(Clone)]
 pub(super) struct Update {
     pub frames: BTreeMap<usize, Arc<Frame>>,
+    /// The slot that has all blocks but the zero ones; then there are no frames.
+    pub lent: Option<Arc<Lent>>,
     pub zero: BlockMask,
     /// Queued writes that it stands for.
     pub writes: u32,
@@ -47,6 +49,7 @@ impl Default for Update {
     fn default() -> Self {
         Self {
             frames: BTreeMap::new(),
+            lent: None,
             zero: BlockMask::EMPTY,
             writes: 0,
         }
@@ -59,9 +62,19 @@ impl Update {
         self.zero.remove(block);
     }
 
-    pub fn clear(&mut self, blocks: &BlockMask) {
+    /// All of the segment lies in a slot already.
+    pub fn adopt(&mut self, lent: Arc<Lent>) {
+        self.frames.clear();
+        self.zero = BlockMask::EMPTY;
+        self.lent = Some(lent);
+    }
+
+    pub fn clear(&mut self, blocks: &BlockMask, geometry: Geometry) {
         self.zero = self.zero.or(blocks);
         self.frames.retain(|block, _| !blocks.has(*block));
+        if self.zero.is_full(geometry) {
+            self.lent = None;
+        }
     }
 
     pub fn data(&self) -> BlockMask {
@@ -139,6 +152,14 @@ impl Context<'_> {
             death: Epoch::LIVE,
         };
         let mut merged = BlockMask::EMPTY;
+        if let Some(lent) = &update.lent {
+            let before = allocated(&layers, BlockMask::full(self.geometry));
+            let data = self.adopt(key, &layers, own, lent, &update.zero, work);
+            return Ok(Outcome {
+                allocated: data as i64 - before as i64,
+                has_slot: true,
+            });
+        }
         let has_slot = match live {
             None => self.first(key, &update, slots, work)?,
             Some(_) if own == 0 => {
@@ -165,6 +186,57 @@ impl Context<'_> {
             allocated,
             has_slot,
         })
+    }
+
+    /// The segment lies in a slot of its own already: that becomes the live version; the one
+    /// before moves to the history, or goes with all that no snapshot sees. Returns how many
+    /// blocks of it hold data.
+    fn adopt(
+        &self,
+        key: VersionKey,
+        layers: &[Layer],
+        own: usize,
+        lent: &Arc<Lent>,
+        zero: &BlockMask,
+        work: &mut Work,
+    ) -> usize {
+        let mut birth = self.epoch.first_birth();
+        match layers.first() {
+            Some((_, live)) if own == 0 => {
+                let old = VersionKey {
+                    death: birth,
+                    ..key
+                };
+                work.changes.push(Change::PutVersion(old, *live));
+            }
+            Some((_, live)) => birth = live.birth,
+            None => {}
+        }
+        for (old, layer) in &layers[..own] {
+            work.release(layer);
+            if *old != key {
+                work.changes.push(Change::RemoveVersion(*old));
+            }
+        }
+        let extent = Extent::own(lent.place());
+        let data = BlockMask::full(self.geometry).minus(zero);
+        work.adopt(lent.clone(), zero);
+        let version = Descriptor::new(birth, Some(extent), data, *zero);
+        work.changes.push(Change::PutVersion(key, version));
+        data.count()
+    }
+
+    /// Whether [`plan`](Self::plan) may take a slot.
+    pub fn needs_slot(&self, segment: SegmentNo, update: &Update) -> Result<bool, CacheError> {
+        if update.frames.is_empty() {
+            return Ok(false);
+        }
+        let live = self.view.live(self.map, segment)?;
+        Ok(self.copy_on_write
+            || live.is_none_or(|(_, live)| {
+                let seen = self.newest_snapshot.is_some_and(|s| live.birth <= s);
+                seen || !live.has_own_slot()
+            }))
     }
 
     /// The versions that the segment consists of, the newest first, down to where each block is
@@ -403,12 +475,12 @@ impl Context<'_> {
         if thin && let Some(extent) = new_packed(blocks, self.geometry, slots, work) {
             return Ok(extent);
         }
-        let place = slots.take().ok_or(CacheError::NoSpace {
+        let slot = slots.take().ok_or(CacheError::NoSpace {
             needed: 1,
             available: 0,
         })?;
-        work.took(place);
-        Ok(Extent::own(place))
+        work.took(slot);
+        Ok(Extent::own(slot.place))
     }
 }
 
@@ -425,8 +497,8 @@ pub(super) fn new_packed(
     work: &mut Work,
 ) -> Option<Extent> {
     let room = slots.pack(blocks.count(), geometry.blocks())?;
-    if room.is_new {
-        work.took(room.place);
+    if let Some(slot) = room.new {
+        work.took(slot);
     }
     Some(Extent {
         place: room.place,

@@ -20,6 +20,7 @@ pub(in crate::cache) struct Signals {
 struct Asked {
     hurry: bool,
     flush: Seq,
+    refill: bool,
     stop: bool,
 }
 
@@ -29,6 +30,8 @@ pub(super) enum Wake {
     Asked,
     /// The time is over.
     Idle,
+    /// The stock of slots runs low.
+    Refill,
     /// It is to end.
     Stop,
 }
@@ -50,6 +53,15 @@ impl Signals {
         self.wake.notify_all();
     }
 
+    /// Asks for more slots in stock.
+    pub fn refill(&self) {
+        let mut asked = self.asked.lock();
+        if !asked.refill {
+            asked.refill = true;
+            self.wake.notify_all();
+        }
+    }
+
     /// Whether someone waits for this record to be destaged.
     pub(super) fn awaits(&self, seq: Seq) -> bool {
         seq <= self.asked.lock().flush
@@ -68,14 +80,16 @@ impl Signals {
     /// Waits for something to do, `interval` at the most.
     pub(super) fn wait(&self, interval: Duration) -> Wake {
         let mut asked = self.asked.lock();
-        if !asked.hurry && !asked.stop {
+        if !asked.hurry && !asked.stop && !asked.refill {
             self.wake.wait_for(&mut asked, interval);
         }
         let hurry = std::mem::take(&mut asked.hurry);
         self.hurrying.store(false, Ordering::Release);
+        let refill = std::mem::take(&mut asked.refill);
         match (asked.stop, hurry) {
             (true, _) => Wake::Stop,
             (false, true) => Wake::Asked,
+            (false, false) if refill => Wake::Refill,
             (false, false) => Wake::Idle,
         }
     }

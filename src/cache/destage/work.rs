@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use super::super::{CacheError, Frame};
-use super::allocate::take_changes;
+use super::super::state::Cache;
+use super::super::stock::Stock;
+use super::super::{CacheError, Frame, Lent};
+use super::allocate::{NewSlot, adopt_changes, lend_changes};
 use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place, checksum};
 use crate::ondisk::{Change, Descriptor, Extent};
-use crate::store::{Pool, View, read_blocks};
+use crate::store::{Catalog, Pool, View, read_blocks};
 
 /// Blocks held in memory before they are written: 4 MiB.
 const HELD_BLOCKS: usize = (4 << 20) / BLOCK;
@@ -38,8 +40,9 @@ impl Data {
 }
 
 /// The work of one commit.
-#[derive(Default)]
 pub(super) struct Work {
+    catalog: Arc<Catalog>,
+    stock: Arc<Stock>,
     /// Still to be written.
     writes: Vec<(Place, usize, Data)>,
     /// Bytes written already.
@@ -47,7 +50,12 @@ pub(super) struct Work {
     /// Checksums of what is written, and the devices that it is on.
     sums: Vec<Change>,
     devices: BTreeSet<DeviceNo>,
+    /// Slots that it writes to for the first time; the commit adopts them.
     taken: Vec<Place>,
+    /// Slots that writers filled; the commit adopts them too.
+    lent: Vec<Arc<Lent>>,
+    /// Those of `taken` that are still on the free list.
+    unlent: Vec<Place>,
     /// Slots given up; they go to the pending list with the commit.
     retired: Vec<Place>,
     /// Blocks of slots still in use whose data is no longer needed.
@@ -57,12 +65,60 @@ pub(super) struct Work {
 }
 
 impl Work {
+    pub fn new(cache: &Cache) -> Self {
+        Self {
+            catalog: cache.catalog.clone(),
+            stock: cache.stock.clone(),
+            writes: Vec::new(),
+            written: 0,
+            sums: Vec::new(),
+            devices: BTreeSet::new(),
+            taken: Vec::new(),
+            lent: Vec::new(),
+            unlent: Vec::new(),
+            retired: Vec::new(),
+            punches: BTreeMap::new(),
+            changes: Vec::new(),
+        }
+    }
+
     pub fn write(&mut self, to: &Extent, block: usize, data: Data) {
         self.writes.push((to.place, to.index(block), data));
     }
 
-    pub fn took(&mut self, place: Place) {
-        self.taken.push(place);
+    pub fn took(&mut self, slot: NewSlot) {
+        self.taken.push(slot.place);
+        if !slot.lent {
+            self.unlent.push(slot.place);
+        }
+    }
+
+    /// There will be no commit: slots that were lent for it are nobody's again.
+    pub fn give_back(self) {
+        let lent = self.taken.iter().filter(|at| !self.unlent.contains(at));
+        lent.for_each(|place| self.stock.give_back(*place));
+    }
+
+    /// A slot that a writer filled, all but these blocks of it.
+    pub fn adopt(&mut self, lent: Arc<Lent>, zero: &BlockMask) {
+        self.punch(&Extent::own(lent.place()), zero);
+        self.lent.push(lent);
+    }
+
+    /// New slots that it writes to.
+    pub fn taken(&self) -> &[Place] {
+        &self.taken
+    }
+
+    /// Slots that writers filled.
+    pub fn lent(&self) -> &[Arc<Lent>] {
+        &self.lent
+    }
+
+    /// All slots that the commit adopts.
+    pub fn adopted(&self) -> Vec<Place> {
+        let lent = self.lent.iter().map(|lent| lent.place());
+        self.taken.iter().copied().chain(lent).collect()
     }
 
     /// A version goes: its slot is given up; of a pack, its part.
@@ -92,11 +148,6 @@ impl Work {
 
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.bytes() == 0 && self.retired.is_empty()
-    }
-
-    /// Slots that the commit gives up.
-    pub fn retired(&self) -> &[Place] {
-        &self.retired
     }
 
     /// Reads blocks of a segment from one extent, checks them, and writes them to another.
@@ -141,6 +192,7 @@ impl Work {
     /// Writes what is held. Nothing of it counts before the commit, so when is a matter of memory
     /// alone: merging one segment may bring as many blocks as it has.
     fn write_out(&mut self, pool: &Pool) -> Result<(), CacheError> {
+        self.lend()?;
         let geometry = pool.geometry();
         self.writes
             .sort_by_key(|(place, block, _)| (*place, *block));
@@ -163,12 +215,30 @@ impl Work {
         Ok(())
     }
 
+    /// Puts the new slots on the pending list before anything is written to them, so that a crash
+    /// before the commit gives back what was written (P9). Costs a commit, but only where the
+    /// stock did not do.
+    fn lend(&mut self) -> Result<(), CacheError> {
+        if !self.unlent.is_empty() {
+            self.catalog.commit(&lend_changes(&self.unlent))?;
+            self.stock.lend(&self.unlent);
+            self.unlent.clear();
+        }
+        Ok(())
+    }
+
     /// Writes all data, makes it durable, and adds what the commit must say of it.
     pub fn store(&mut self, pool: &Pool) -> Result<(), CacheError> {
         self.write_out(pool)?;
         let devices: Vec<DeviceNo> = self.devices.iter().copied().collect();
         pool.sync(&devices)?;
-        let mut changes = take_changes(std::mem::take(&mut self.taken));
+        let geometry = pool.geometry();
+        for lent in &self.lent {
+            let Place { device, slot } = lent.place();
+            let sums = lent.sums().iter().copied();
+            push_sums(&mut self.sums, device, geometry.slot_block(slot), sums);
+        }
+        let mut changes = adopt_changes(&self.adopted());
         changes.append(&mut self.changes);
         changes.append(&mut self.sums);
         changes.extend(self.retired.iter().map(|place| Change::Retire(*place)));
@@ -178,17 +248,20 @@ impl Work {
 
     /// After the commit: gives the host the blocks that are no longer needed. A reader that still
     /// looks at one finds that its checksum does not match, and looks again.
-    pub fn punch_blocks(&self, pool: &Pool, view: &View) -> Result<(), CacheError> {
+    /// Returns the slots that are to be punched as a whole: those given up, and the packs that
+    /// the catalog gave up with them since nobody needs them any more.
+    pub fn punch_blocks(&self, pool: &Pool, view: &View) -> Result<Vec<Place>, CacheError> {
+        let mut whole: BTreeSet<Place> = self.retired.iter().copied().collect();
         for (place, blocks) in &self.punches {
-            // A slot that was given up is punched as a whole.
             if view.is_pending(*place)? {
+                whole.insert(*place);
                 continue;
             }
             for run in blocks.runs() {
                 pool.punch(*place, run)?;
             }
         }
-        Ok(())
+        Ok(whole.into_iter().collect())
     }
 }
 

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::{Block, Checksum, DiskId, Epoch, MapId, Seq, Timestamp};
+use crate::base::{Block, Checksum, DeviceNo, DiskId, Epoch, MapId, Place, Seq, Slot, Timestamp};
 use crate::ondisk::Origin;
 
 fn crc(bytes: &[u8]) -> [u8; 4] {
@@ -115,7 +115,7 @@ fn golden_write() {
     assert_eq!(bytes, expected(1, place, 0x0c0d, sums));
     assert_eq!(bytes.len(), 128);
     let header = assert_reads_back(&bytes, &body);
-    assert_eq!(header.data_len(), 2 * 4096);
+    assert_eq!(body.data_len(), 2 * 4096);
     assert_eq!((header.session, header.disk), (7, DiskId(9)));
     assert_eq!((header.block, header.count), (Block(0x0a0b), 2));
     assert_eq!(header.size_after, Some(0x0c0d));
@@ -129,7 +129,48 @@ fn golden_zero() {
     assert_eq!(bytes, expected(2, place, 0, b""));
     assert_eq!(bytes.len(), RECORD_HEADER);
     let header = assert_reads_back(&bytes, &Body::Zero);
-    assert_eq!((header.data_len(), header.size_after), (0, None));
+    assert_eq!((Body::Zero.data_len(), header.size_after), (0, None));
+}
+
+#[test]
+fn golden_write_by_reference() {
+    let place = |device, slot| Place {
+        device: DeviceNo(device),
+        slot: Slot(slot),
+    };
+    let body = Body::Reference(Reference {
+        head: 1,
+        segment: 2,
+        places: vec![place(3, 4), place(0x0506, 7)],
+        sums: (1..=6).map(Checksum).collect(),
+    });
+    let bytes = encode(9, (0x0a0b, 6), Some(0x0c0d), &body);
+    let extent = b"\x09\0\0\0\x0b\x0a\0\0\0\0\0\0\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let fields = b"\x01\0\0\0\x02\0\0\0\x02\0\0\0\
+                   \x03\0\x04\0\0\0\0\0\0\0\x06\x05\x07\0\0\0\0\0\0\0\
+                   \x01\0\0\0\x02\0\0\0\x03\0\0\0\x04\0\0\0\x05\0\0\0\x06\0\0\0";
+    assert_eq!(bytes, expected(4, extent, 0x0c0d, fields));
+    assert_reads_back(&bytes, &body);
+    assert_eq!(body.data_len(), 2 * 4096);
+}
+
+#[test]
+fn a_reference_to_more_segments_than_the_write_has_is_refused() {
+    for (head, segment, places) in [(0, 2, 0), (0, 0, 1), (5, 2, 1), (0, 7, 1)] {
+        let place = Place {
+            device: DeviceNo(0),
+            slot: Slot(0),
+        };
+        let body = Body::Reference(Reference {
+            head,
+            segment,
+            places: vec![place; places],
+            sums: vec![Checksum(0); 6],
+        });
+        let bytes = encode(9, (0, 6), None, &body);
+        let header = RecordHeader::decode(&bytes).unwrap();
+        assert!(header.body(&bytes).is_err(), "{head} {segment} {places}");
+    }
 }
 
 fn origin() -> Origin {
@@ -395,7 +436,25 @@ fn any_body() -> impl Strategy<Value = Body> {
         sums.prop_map(Body::Write),
         Just(Body::Zero),
         any_op().prop_map(Body::Op),
+        any_reference().prop_map(Body::Reference),
     ]
+}
+
+fn any_reference() -> impl Strategy<Value = Reference> {
+    let place = any::<(u16, u64)>().prop_map(|(device, slot)| Place {
+        device: DeviceNo(device),
+        slot: Slot(slot),
+    });
+    let places = prop::collection::vec(place, 1..5);
+    (0u32..20, 1u32..40, places, 0u32..20).prop_map(|(head, segment, places, tail)| {
+        let sums = head + segment * places.len() as u32 + tail;
+        Reference {
+            head,
+            segment,
+            places,
+            sums: (0..sums).map(Checksum).collect(),
+        }
+    })
 }
 
 proptest! {
@@ -419,6 +478,7 @@ proptest! {
             Body::Write(sums) => sums.len() as u64,
             Body::Zero => 77,
             Body::Op(_) => 0,
+            Body::Reference(reference) => reference.sums.len() as u64,
         };
         let extent = (Block(block), count);
         let time = Timestamp(time);
@@ -452,7 +512,7 @@ proptest! {
             }
         }
         if let Ok(header) = RecordHeader::decode(&bytes) {
-            let _ = (header.head_len(), header.data_len());
+            let _ = header.head_len();
             let _ = header.body(&bytes);
         }
         if bytes.len() >= JournalHeader::LEN && magic {

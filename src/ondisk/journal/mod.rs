@@ -20,7 +20,7 @@ mod record;
 
 pub use header::JournalHeader;
 pub use op::{NewDiskOp, Op, Replaced, Target};
-pub use record::{Body, RECORD_ALIGN, RECORD_HEADER, RecordHeader, encode_record_head};
+pub use record::{Body, RECORD_ALIGN, RECORD_HEADER, RecordHeader, Reference, encode_record_head};
 
 use super::wire::WireError;
 

@@ -4,7 +4,7 @@
 //! 0   magic "SMJR"
 //! 4   checksum of bytes 8..64 and the body
 //! 8   session
-//! 12  kind: 1 write, 2 zero, 3 op
+//! 12  kind: 1 write, 2 zero, 3 op, 4 write by reference
 //! 13  (zero)
 //! 16  sequence number
 //! 24  disk
@@ -18,13 +18,29 @@
 //!     for a write its blocks
 //! ```
 //!
+//! A write by reference has whole segments in the middle whose data was written to slots of the
+//! pool before the record was; only the blocks before and after them follow the record. Its body:
+//!
+//! ```text
+//! 0   blocks before the first of those segments
+//! 4   blocks in a segment
+//! 8   how many segments
+//! 12  for each, the device (2 bytes) and the slot (8 bytes) that has it
+//!     the CRC-32C of each block of the write, those in slots among them
+//! ```
+//!
+//! A power loss may leave such a record without the data in the slots. So a record that may have
+//! to be replayed counts only if that data checks too; if not, it is the journal's end.
+//!
 //! The record's checksum covers the blocks through their own, so a block's CRC is computed once,
 //! when it is written, and serves the journal, the cache and the device.
 
 use super::super::wire::{Put, Reader, WireError};
 use super::JournalFormatError;
 use super::op::Op;
-use crate::base::{BLOCK_SIZE, Block, Checksum, DiskId, Seq, Timestamp, checksum};
+use crate::base::{
+    BLOCK, BLOCK_SIZE, Block, Checksum, DeviceNo, DiskId, Place, Seq, Slot, Timestamp, checksum,
+};
 
 const MAGIC: &[u8; 4] = b"SMJR";
 /// Bytes in a record's header.
@@ -67,6 +83,66 @@ pub enum Body {
     Zero,
     /// A change of names, sizes or snapshots.
     Op(Op),
+    /// Data for the header's blocks, some of which lies in slots; the others follow.
+    Reference(Reference),
+}
+
+/// The body of a write by reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Blocks before the first segment that lies in a slot.
+    pub head: u32,
+    /// Blocks in a segment.
+    pub segment: u32,
+    /// The slots, one for each segment; at least one.
+    pub places: Vec<Place>,
+    /// A checksum for each block of the write.
+    pub sums: Vec<Checksum>,
+}
+
+impl Reference {
+    /// Blocks that lie in slots.
+    #[must_use]
+    pub fn lent(&self) -> u64 {
+        u64::from(self.segment) * self.places.len() as u64
+    }
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.u32(self.head);
+        bytes.u32(self.segment);
+        bytes.u32(self.places.len() as u32);
+        for place in &self.places {
+            bytes.u16(place.device.0);
+            bytes.u64(place.slot.0);
+        }
+        self.sums.iter().for_each(|sum| bytes.u32(sum.0));
+    }
+
+    fn decode(reader: &mut Reader<'_>, count: u64) -> Result<Self, WireError> {
+        let (head, segment) = (reader.u32("head")?, reader.u32("segment")?);
+        let places = reader.u32("places")?;
+        let lent = u64::from(segment) * u64::from(places);
+        if lent == 0 || u64::from(head) + lent > count {
+            return Err(WireError::Value {
+                field: "places",
+                value: u64::from(places),
+            });
+        }
+        let place = |_| {
+            let device = DeviceNo(reader.u16("device")?);
+            let slot = Slot(reader.u64("slot")?);
+            Ok(Place { device, slot })
+        };
+        let places = (0..places).map(place).collect::<Result<_, WireError>>()?;
+        let sum = |_| reader.u32("sum").map(Checksum);
+        let sums = (0..count).map(sum).collect::<Result<_, _>>()?;
+        Ok(Self {
+            head,
+            segment,
+            places,
+            sums,
+        })
+    }
 }
 
 impl Body {
@@ -75,7 +151,19 @@ impl Body {
             Self::Write(_) => 1,
             Self::Zero => 2,
             Self::Op(_) => 3,
+            Self::Reference(_) => 4,
         }
+    }
+
+    /// Bytes of the blocks that follow the record.
+    #[must_use]
+    pub fn data_len(&self) -> usize {
+        let blocks = match self {
+            Self::Write(sums) => sums.len(),
+            Self::Reference(reference) => reference.sums.len() - reference.lent() as usize,
+            Self::Zero | Self::Op(_) => 0,
+        };
+        blocks * BLOCK
     }
 }
 
@@ -108,6 +196,7 @@ pub fn encode_record_head(
         Body::Write(sums) => sums.iter().for_each(|sum| bytes.u32(sum.0)),
         Body::Zero => {}
         Body::Op(op) => op.encode(&mut bytes),
+        Body::Reference(reference) => reference.encode(&mut bytes),
     }
     let body_len = (bytes.len() - RECORD_HEADER) as u32;
     bytes[28..32].copy_from_slice(&body_len.to_le_bytes());
@@ -138,7 +227,10 @@ impl RecordHeader {
         let count = reader.u64("count")?;
         let time = Timestamp(reader.i64("time")?);
         let size_after = Some(reader.u64("size")?).filter(|size| *size != 0);
-        if body > MAX_BODY || (kind == 1 && (count > MAX_BLOCKS || u64::from(body) != count * 4)) {
+        if body > MAX_BODY
+            || (kind == 1 && (count > MAX_BLOCKS || u64::from(body) != count * 4))
+            || (kind == 4 && count > MAX_BLOCKS)
+        {
             return Err(WireError::Value {
                 field: "body",
                 value: u64::from(body),
@@ -176,16 +268,6 @@ impl RecordHeader {
         (RECORD_HEADER + self.body as usize).next_multiple_of(RECORD_ALIGN)
     }
 
-    /// Bytes of the blocks that follow.
-    #[must_use]
-    pub fn data_len(&self) -> usize {
-        if self.kind == 1 {
-            (self.count * BLOCK_SIZE) as usize
-        } else {
-            0
-        }
-    }
-
     /// Checks the checksum over header and body, and reads the body. `head` starts at the header.
     ///
     /// # Errors
@@ -209,6 +291,7 @@ impl RecordHeader {
             ),
             2 => Body::Zero,
             3 => Body::Op(Op::decode(&mut body)?),
+            4 => Body::Reference(Reference::decode(&mut body, self.count)?),
             kind => {
                 return Err(WireError::Value {
                     field: "kind",

@@ -105,6 +105,15 @@ impl Model {
                 }
             }
             Change::SetMarks(marks) => self.marks = marks,
+            Change::Adopt {
+                device,
+                first,
+                count,
+            } => {
+                for slot in first.0..first.0 + count {
+                    there(self.pending.remove(&place(device, slot)))?;
+                }
+            }
         }
         Ok(())
     }
@@ -245,7 +254,7 @@ impl Model {
                 .take(len / 2)
                 .collect::<String>()
         };
-        Some(match random.below(20) {
+        Some(match random.below(21) {
             0 if self.devices.len() < 3 => Change::AddDevice(DeviceRecord {
                 device: DeviceNo(self.devices.len() as u16),
                 uuid: [random.next() as u8; 16],
@@ -347,6 +356,14 @@ impl Model {
                 let used = self.is_used(&place) && !self.packs.contains_key(&place);
                 used.then_some(Change::Retire(place))?
             }
+            19 => {
+                let Place { device, slot } = *pick(random, self.pending.iter())?;
+                Change::Adopt {
+                    device,
+                    first: slot,
+                    count: 1,
+                }
+            }
             _ => Change::Free(*pick(random, self.pending.iter())?),
         })
     }
@@ -404,7 +421,7 @@ impl Model {
     }
 
     fn bad_change(&self, random: &mut Random) -> Option<Change> {
-        Some(match random.below(6) {
+        Some(match random.below(7) {
             0 => Change::RemoveDisk(DiskId(999)),
             1 => Change::RemoveMap(MapId(999)),
             2 => {
@@ -421,6 +438,14 @@ impl Model {
             }
             3 => Change::Free(*pick(random, self.free.iter())?),
             4 => Change::Retire(*pick(random, self.free.iter().chain(&self.pending))?),
+            5 => {
+                let Place { device, slot } = *pick(random, self.free.iter())?;
+                Change::Adopt {
+                    device,
+                    first: slot,
+                    count: 1,
+                }
+            }
             _ => Change::AddDevice(pick(random, self.devices.values())?.clone()),
         })
     }

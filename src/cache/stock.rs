@@ -1,0 +1,197 @@
+//! Slots that are lent out: taken off the free list before anyone writes to them.
+//!
+//! They stand on the catalog's pending list, durably, until the commit that leads readers there
+//! adopts them. So whatever a crash leaves written in a slot that was not adopted is punched and
+//! freed by reclaim at the next opening, like any slot that was given up (P9).
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+
+use crate::base::{DeviceNo, Place};
+use crate::ondisk::Space;
+
+/// Slots kept ready at the most.
+const MOST: u64 = 4096;
+
+/// The slots that are lent out.
+#[derive(Default)]
+pub(super) struct Stock {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Lent, written by nobody, and for whoever needs one; oldest first.
+    ready: VecDeque<Place>,
+    /// All that are lent: `ready`, and those that were taken from it and not adopted yet. Only
+    /// the destager adds and removes any.
+    lent: FxHashSet<Place>,
+    /// Taken by writers and given back: nothing came of the write, or something newer took its
+    /// place before it was destaged. Still lent; may hold data.
+    returned: Vec<Place>,
+    /// How many to keep ready: so many as the last batches took.
+    want: u64,
+    /// How many writers asked for since that was reckoned.
+    asked: u64,
+}
+
+impl Stock {
+    /// A slot to write to.
+    pub fn take(&self) -> Option<Place> {
+        self.state.lock().ready.pop_front()
+    }
+
+    /// So many slots for a writer to fill; none where there are fewer. Says too whether the stock
+    /// runs low.
+    pub fn borrow(&self, count: u64) -> (Vec<Place>, bool) {
+        let mut state = self.state.lock();
+        state.asked += count;
+        let ready = state.ready.len();
+        let places = match usize::try_from(count) {
+            Ok(count) if count <= ready => state.ready.drain(..count).collect(),
+            _ => Vec::new(),
+        };
+        let low = state.ready.len() as u64 <= state.want / 2;
+        (places, low)
+    }
+
+    /// A writer's slot comes back.
+    pub fn give_back(&self, place: Place) {
+        self.state.lock().returned.push(place);
+    }
+
+    /// The slots that came back. They are lent no more, but given up.
+    pub fn take_returned(&self) -> Vec<Place> {
+        let mut state = self.state.lock();
+        let returned = std::mem::take(&mut state.returned);
+        for place in &returned {
+            state.lent.remove(place);
+        }
+        returned
+    }
+
+    /// Notes slots that a commit has put on the pending list, for whoever needs one.
+    pub fn add(&self, places: &[Place]) {
+        let mut state = self.state.lock();
+        state.ready.extend(places);
+        state.lent.extend(places);
+    }
+
+    /// Notes slots that a commit has put on the pending list for one who is about to write them.
+    pub fn lend(&self, places: &[Place]) {
+        self.state.lock().lent.extend(places);
+    }
+
+    /// Slots that a commit has adopted: they are in use now.
+    pub fn adopted(&self, places: &[Place]) {
+        let mut state = self.state.lock();
+        for place in places {
+            state.lent.remove(place);
+        }
+    }
+
+    /// How many are ready.
+    pub fn ready(&self) -> u64 {
+        self.state.lock().ready.len() as u64
+    }
+
+    /// How many are lent.
+    pub fn lent(&self) -> u64 {
+        self.state.lock().lent.len() as u64
+    }
+
+    /// How many slots of a device are lent.
+    pub fn lent_of(&self, device: DeviceNo) -> u64 {
+        let state = self.state.lock();
+        let of_device = |place: &&Place| place.device == device;
+        state.lent.iter().filter(of_device).count() as u64
+    }
+
+    /// The pool's slots as people see them: one that is lent out is free until it is adopted.
+    pub fn shown(&self, space: Space) -> Space {
+        let state = self.state.lock();
+        let lent = (state.lent.len() - state.returned.len()) as u64;
+        let lent = lent.min(space.pending);
+        Space {
+            free: space.free + lent,
+            pending: space.pending - lent,
+            ..space
+        }
+    }
+
+    pub fn is_lent(&self, place: Place) -> bool {
+        self.state.lock().lent.contains(&place)
+    }
+
+    /// How many more are to be made ready, now that a batch took so many.
+    pub fn missing(&self, taken: u64) -> u64 {
+        let mut state = self.state.lock();
+        let taken = taken.saturating_add(std::mem::take(&mut state.asked));
+        if taken > 0 {
+            state.want = taken.max(state.want - state.want / 8).min(MOST);
+        }
+        state.want.saturating_sub(state.ready.len() as u64)
+    }
+
+    /// All that are ready; nobody gets one any more.
+    pub fn close(&self) -> Vec<Place> {
+        let mut state = self.state.lock();
+        state.want = 0;
+        std::mem::take(&mut state.ready).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Slot;
+
+    fn at(slot: u64) -> Place {
+        Place {
+            device: DeviceNo(slot as u16 % 2),
+            slot: Slot(slot),
+        }
+    }
+
+    #[test]
+    fn a_slot_is_lent_until_it_is_adopted() {
+        let stock = Stock::default();
+        stock.add(&[at(1), at(2)]);
+        stock.lend(&[at(3)]);
+        assert_eq!((stock.ready(), stock.lent()), (2, 3));
+        assert_eq!(stock.take(), Some(at(1)));
+        assert!(stock.is_lent(at(1)));
+        assert_eq!(stock.lent_of(DeviceNo(1)), 2);
+        stock.adopted(&[at(1), at(3)]);
+        assert!(!stock.is_lent(at(1)));
+        assert_eq!((stock.ready(), stock.lent()), (1, 1));
+        assert_eq!(stock.close(), [at(2)]);
+        assert_eq!(stock.take(), None);
+    }
+
+    #[test]
+    fn so_many_are_kept_ready_as_the_last_batches_took() {
+        let stock = Stock::default();
+        assert_eq!(stock.missing(0), 0);
+        assert_eq!(stock.missing(64), 64);
+        stock.add(&[at(1), at(2)]);
+        assert_eq!(stock.missing(1), 54);
+        assert_eq!(stock.missing(0), 54);
+        assert_eq!(stock.missing(1 << 40), MOST - 2);
+    }
+
+    #[test]
+    fn a_slot_that_a_writer_gives_back_is_given_up() {
+        let stock = Stock::default();
+        assert_eq!(stock.borrow(2), (Vec::new(), true));
+        assert_eq!(stock.missing(0), 2);
+        stock.add(&[at(1), at(2), at(3)]);
+        assert_eq!(stock.borrow(2), (vec![at(1), at(2)], true));
+        stock.give_back(at(1));
+        assert_eq!((stock.ready(), stock.lent()), (1, 3));
+        assert_eq!(stock.take_returned(), [at(1)]);
+        assert_eq!((stock.ready(), stock.lent()), (1, 2));
+    }
+}
