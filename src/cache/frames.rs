@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::throttle::Throttle;
 use super::{CacheError, Halt};
 use crate::base::{BLOCK, Checksum, checksum};
 
@@ -104,6 +105,22 @@ struct State {
     /// Tickets of those that wait, in order.
     line: VecDeque<u64>,
     next_ticket: u64,
+    /// How many free blocks the first in line waits for; 0 where it waits for something else.
+    wanted: usize,
+    throttle: Throttle,
+}
+
+impl State {
+    /// How long whoever is next has to wait for so many blocks; nothing if that is not known.
+    fn wait(&self, count: usize, size: usize) -> Option<Duration> {
+        let free = self.free.len();
+        (free >= count).then(|| self.throttle.wait(Instant::now(), free, size))
+    }
+
+    /// Whether so many blocks can be had at once.
+    fn has(&self, count: usize, size: usize) -> bool {
+        self.wait(count, size).is_some_and(|wait| wait.is_zero())
+    }
 }
 
 impl FramePool {
@@ -123,6 +140,8 @@ impl FramePool {
             free,
             line: VecDeque::new(),
             next_ticket: 0,
+            wanted: 0,
+            throttle: Throttle::new(Instant::now()),
         };
         Arc::new(Self {
             size,
@@ -147,7 +166,12 @@ impl FramePool {
     #[must_use]
     pub fn is_crowded(&self, count: usize) -> bool {
         let state = self.state.lock();
-        !state.line.is_empty() || state.free.len() < count
+        !state.line.is_empty() || !state.has(count, self.size)
+    }
+
+    /// Notes that destaging so many blocks took so long.
+    pub fn destaged(&self, blocks: u32, time: Duration) {
+        self.state.lock().throttle.destaged(blocks, time);
     }
 
     /// Takes `count` blocks, waiting in line until there are so many. `hurry` is called before
@@ -162,11 +186,14 @@ impl FramePool {
         hurry: impl Fn(),
     ) -> Result<Taken, CacheError> {
         let mut state = self.state.lock();
-        if !state.line.is_empty() || state.free.len() < count {
+        if !state.line.is_empty() || !state.has(count, self.size) {
             self.wait_in_line(&mut state, count, halt, hurry)?;
         }
-        let keep = state.free.len() - count;
-        let pages = state.free.split_off(keep);
+        let free = state.free.len();
+        state
+            .throttle
+            .handed_out(Instant::now(), count, free, self.size);
+        let pages = state.free.split_off(free - count);
         Ok(Taken {
             pages,
             pool: self.clone(),
@@ -187,14 +214,23 @@ impl FramePool {
             if let Err(error) = halt.check() {
                 break Err(error);
             }
-            if state.line.front() == Some(&ticket) && state.free.len() >= count {
+            let is_next = state.line.front() == Some(&ticket);
+            if is_next && state.has(count, self.size) {
                 break Ok(());
             }
             parking_lot::MutexGuard::unlocked(state, &hurry);
-            if state.line.front() == Some(&ticket) && state.free.len() >= count {
-                break Ok(());
+            let is_next = state.line.front() == Some(&ticket);
+            let wait = state.wait(count, self.size).filter(|_| is_next);
+            match wait {
+                Some(Duration::ZERO) => break Ok(()),
+                wait => {
+                    if is_next && wait.is_none() {
+                        state.wanted = count;
+                    }
+                    let most = Duration::from_millis(100);
+                    self.freed.wait_for(state, wait.unwrap_or(most).min(most));
+                }
             }
-            self.freed.wait_for(state, Duration::from_millis(100));
         };
         state.line.retain(|waiting| *waiting != ticket);
         self.freed.notify_all();
@@ -204,7 +240,8 @@ impl FramePool {
     fn put_back(&self, page: &'static mut Page) {
         let mut state = self.state.lock();
         state.free.push(page);
-        if !state.line.is_empty() {
+        if state.wanted > 0 && state.free.len() >= state.wanted {
+            state.wanted = 0;
             self.freed.notify_all();
         }
     }

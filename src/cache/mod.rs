@@ -26,6 +26,7 @@ mod room;
 mod space;
 mod state;
 mod stock;
+mod throttle;
 mod ticket;
 mod window;
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 /// How long a batch should take. Its syncs are a small part of that on a solid-state drive.
-const TARGET: Duration = Duration::from_millis(30);
+const TARGET: Duration = Duration::from_millis(100);
 /// A batch is never made smaller: below this the syncs alone take the time.
 const LEAST: u64 = 1 << 20;
 

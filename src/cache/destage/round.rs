@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::ring::Ring;
 use super::super::space::ClaimKey;
 use super::super::state::Cache;
+use super::super::throttle::Throttle;
 use super::super::{CacheError, queue};
 use super::allocate::{Allocator, lend_changes};
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};
@@ -20,7 +21,7 @@ use super::reclaim::Reclaim;
 use super::segment::{Context, Update};
 use super::signals::Wake;
 use super::work::Work;
-use crate::base::{Epoch, MapId, SegmentNo};
+use crate::base::{BLOCK_SIZE, Epoch, MapId, SegmentNo};
 use crate::ondisk::{Change, Marks};
 use crate::store::{At, View};
 
@@ -40,6 +41,8 @@ const BACKGROUND_PAUSE: Duration = Duration::from_millis(1);
 const REAP_SLOTS: u64 = 64;
 /// Thin versions that go into a pack, at least, before the next is begun.
 const IN_A_PACK: u64 = 3;
+/// Blocks in a batch that says how fast destaging is.
+const MEASURED: u32 = 64;
 /// Ops applied in one commit.
 const MAX_OPS: usize = 512;
 
@@ -360,7 +363,7 @@ impl Destager {
     /// Destages one batch of data, the oldest first or by priority.
     fn destage_batch(&mut self, by_age: bool) -> Result<(), CacheError> {
         let (geometry, started) = (self.cache.geometry, Instant::now());
-        let limit = self.pace.limit(self.cache.config.batch);
+        let limit = self.pace.limit(self.largest_batch());
         let mut runs = collect(&self.cache.queue.lock(), geometry, limit, by_age);
         let Some(last) = runs.iter().map(Run::last).max() else {
             return Ok(());
@@ -390,8 +393,20 @@ impl Destager {
         self.slots
             .allow(self.cache.queue.lock().promises.hold(packs));
         self.destage_runs(runs)?;
-        self.pace.took(bytes, limit, started.elapsed());
+        let time = started.elapsed();
+        self.pace.took(bytes, limit, time);
+        let blocks = u32::try_from(bytes / BLOCK_SIZE).unwrap_or(u32::MAX);
+        if blocks >= MEASURED {
+            self.cache.frames.destaged(blocks, time);
+        }
         Ok(())
+    }
+
+    /// Bytes that a batch may take: those who wait for memory are slowed down so that a part of
+    /// it stays free, and that lasts for several batches.
+    fn largest_batch(&self) -> u64 {
+        let reserve = Throttle::reserve(self.cache.frames.size()) as u64 * BLOCK_SIZE;
+        self.cache.config.batch.min(reserve / 3).max(BLOCK_SIZE)
     }
 
     /// How many of the segments have no slot that their update can go to.
@@ -413,7 +428,7 @@ impl Destager {
         runs: Vec<(Run, BTreeMap<SegmentNo, Update>)>,
     ) -> Result<(), CacheError> {
         let cache = self.cache.clone();
-        let budget = Cell::new(self.pace.limit(cache.config.batch));
+        let budget = Cell::new(self.pace.limit(self.largest_batch()));
         let view = cache.catalog.view();
         self.slots.check_pack(&view)?;
         let mut work = Work::new(&self.cache);
@@ -513,7 +528,7 @@ impl Destager {
     fn discard_wide(&mut self, run: &Run) -> Result<(), CacheError> {
         let geometry = self.cache.geometry;
         let cache = self.cache.clone();
-        let budget = Cell::new(self.pace.limit(cache.config.batch));
+        let budget = Cell::new(self.pace.limit(self.largest_batch()));
         let Some(zero) = run.wide_zero(geometry) else {
             return Ok(());
         };
