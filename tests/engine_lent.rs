@@ -386,6 +386,39 @@ fn p9_no_slot_is_used_anew_under_a_reader() {
 }
 
 #[test]
+fn p9_a_slot_found_in_the_index_stays_while_it_is_read() {
+    let (engine, disk) = manual();
+    big(&engine, disk, 1, 7);
+    for device in &engine.faults {
+        let slow = Effect::Delay(Duration::from_millis(800));
+        device.plan(Operation::Read, When::Nth(1), slow);
+    }
+    let reads = || -> u64 {
+        let devices = engine.faults.iter();
+        devices.map(|device| device.calls(Operation::Read)).sum()
+    };
+    let before = reads();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| segment(&engine, "d", 1));
+        while reads() == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Adopted, then given up for another.
+        engine.flush().unwrap();
+        big(&engine, disk, 1, 8);
+        engine.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let pending = engine.status().pool.pending;
+        if !reader.is_finished() {
+            assert_eq!(pending, SEGMENT, "reclaimed under the reader");
+        }
+        assert_eq!(reader.join().unwrap(), [7; BLOCKS as usize]);
+    });
+    settle(&engine);
+    assert_eq!(engine.status().pool.used, SEGMENT);
+}
+
+#[test]
 fn p7_big_writes_fill_a_pool_to_its_last_slot() {
     let engine = Engine::new(Shape {
         pool: (4 << 20) + 100 * SEGMENT,
