@@ -7,10 +7,13 @@
 
 use super::super::CacheError;
 use super::allocate::Allocator;
-use super::segment::{Context, Layer, Update, is_thin};
+use super::segment::{Context, Layer, MAX_LAYERS, Update, is_thin};
 use super::work::{Data, Work};
 use crate::base::{BlockMask, Epoch};
 use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
+
+/// Own layers that are put together into one with what comes next.
+const MANY_OWN: usize = 8;
 
 impl Context<'_> {
     /// Plans the change. `own` are the own layers, at least one, of `layers` in all. Returns the
@@ -47,7 +50,12 @@ impl Context<'_> {
             top = Descriptor::new(top.birth, Some(extent), left, zero);
             None
         } else if let Some(birth) = top.birth.next_birth() {
-            Some(self.put_on_top((key, layers), birth, &left, update, slots, work)?)
+            let new = if layers < MAX_LAYERS && own.len() >= MANY_OWN {
+                self.put_together(own, birth, update, slots, work)?
+            } else {
+                self.put_on_top((key, layers), birth, &left, update, slots, work)?
+            };
+            Some(new)
         } else {
             // No birth is left in the epoch: one layer takes it all.
             let rest = update.only(&left.or(&top.data));
@@ -106,6 +114,34 @@ impl Context<'_> {
             self.merge_below(key, &mut new, work)?;
         }
         Ok(new)
+    }
+
+    /// A new layer instead of the own ones, with all that they have: thin again, or in a slot of
+    /// its own.
+    fn put_together(
+        &self,
+        own: &[Layer],
+        birth: Epoch,
+        update: &Update,
+        slots: &mut Allocator,
+        work: &mut Work,
+    ) -> Result<Descriptor, CacheError> {
+        let segment = own[0].0.segment;
+        let (mut data, mut zero) = (update.data(), update.zero);
+        let mut parts = Vec::with_capacity(own.len());
+        for (_, layer) in own {
+            let hidden = data.or(&zero);
+            let shows = layer.data.minus(&hidden);
+            data = data.or(&shows);
+            zero = zero.or(&layer.zero.minus(&hidden));
+            parts.extend(layer.extent().map(|from| (from, shows)));
+        }
+        let to = self.new_extent(&data, is_thin(&data, self.geometry), slots, work)?;
+        fill_some(Some(to), update, &update.data(), work);
+        for (from, shows) in &parts {
+            self.copy(segment, from, &to, shows, work)?;
+        }
+        Ok(Descriptor::new(birth, Some(to), data, zero))
     }
 
     /// Enters the layers as they are now, but for those that nothing shows of any more.

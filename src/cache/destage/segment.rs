@@ -18,7 +18,7 @@ use crate::store::{At, Pool, Source, View};
 /// little; a merge copies up to a segment.
 const MANY_LAYERS: usize = 48;
 /// How many versions a read may have to walk at the most.
-const MAX_LAYERS: usize = 96;
+pub(super) const MAX_LAYERS: usize = 96;
 
 /// A version with no more than this part of a segment's blocks is thin: it shares a slot, a pack,
 /// with others. So what was written after a snapshot lies together, however far apart it was
@@ -313,12 +313,24 @@ impl Context<'_> {
         let to = self.new_extent(&data, thin, slots, work)?;
         self.fill(&to, update, work);
         if let Some(from) = live.extent() {
-            let unsure = kept.and(&self.unsure(key.segment));
-            work.copy(self.pool, self.view, &from, &to, &kept.minus(&unsure))?;
-            work.copy_as_is(self.pool, &from, &to, &unsure)?;
+            self.copy(key.segment, &from, &to, &kept, work)?;
         }
         work.release(live);
         Ok(Descriptor::new(live.birth, Some(to), data, zero))
+    }
+
+    /// Copies blocks of a segment, each checked unless it may be of no account.
+    pub(super) fn copy(
+        &self,
+        segment: SegmentNo,
+        from: &Extent,
+        to: &Extent,
+        blocks: &BlockMask,
+        work: &mut Work,
+    ) -> Result<(), CacheError> {
+        let unsure = blocks.and(&self.unsure(segment));
+        work.copy(self.pool, self.view, from, to, &blocks.minus(&unsure))?;
+        work.copy_as_is(self.pool, from, to, &unsure)
     }
 
     /// Blocks of a segment that may hold something else than the catalog's checksum says: those
@@ -398,9 +410,7 @@ impl Context<'_> {
                 new.zero = new.zero.or(&blocks);
                 continue;
             };
-            let unsure = blocks.and(&self.unsure(key.segment));
-            work.copy(self.pool, self.view, &from, &to, &blocks.minus(&unsure))?;
-            work.copy_as_is(self.pool, &from, &to, &unsure)?;
+            self.copy(key.segment, &from, &to, &blocks, work)?;
             new.data = new.data.or(&blocks);
         }
         Ok(())
