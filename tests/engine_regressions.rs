@@ -317,3 +317,29 @@ fn a_clone_counts_the_blocks_that_a_merge_gives_it() {
     }
     settle(&engine);
 }
+
+/// The hole for a block that was discarded is made some time later; what is written to the block
+/// in the meantime must not lie there.
+#[test]
+fn what_is_written_after_a_discard_does_not_go_where_a_hole_is_to_be_made() {
+    let engine = Engine::new(Shape {
+        interval: Duration::from_secs(3600),
+        // A block a batch, and all batches before any hole.
+        batch: 4096,
+        ..Shape::default()
+    });
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    (0..16).for_each(|block| write(&engine, disk, block, 1));
+    engine.snapshot(&["d"], Some("s"), false).unwrap();
+    engine.flush().unwrap();
+    // A thin version with two blocks.
+    engine.write(disk, 0, &[2; 8192]).unwrap();
+    engine.flush().unwrap();
+    let (offset, len) = (0, 4096);
+    engine.discard(disk, Extent { offset, len }).unwrap();
+    write(&engine, disk, 1, 3);
+    write(&engine, disk, 0, 4);
+    settle(&engine);
+    let node = Node::Disk(disk);
+    assert_eq!([0, 1, 2].map(|block| byte(&engine, node, block)), [4, 3, 1]);
+}

@@ -75,10 +75,11 @@ impl Context<'_> {
         left: &mut BlockMask,
         work: &mut Work,
     ) {
+        // Not what is dead in a pack: a hole is still to be made there.
         let room = if top.has_own_slot() {
             BlockMask::full(self.geometry)
         } else {
-            top.stored()
+            top.data
         };
         let here = left.and(&room);
         fill_some(top.extent(), update, &here, work);

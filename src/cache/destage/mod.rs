@@ -7,6 +7,7 @@
 
 mod allocate;
 mod batch;
+mod holes;
 mod in_place;
 mod merge;
 mod ops;

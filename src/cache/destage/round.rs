@@ -14,6 +14,7 @@ use super::super::throttle::Throttle;
 use super::super::{CacheError, queue};
 use super::allocate::{Allocator, lend_changes};
 use super::batch::{Run, Settled, collect, mark_done, segments, settle};
+use super::holes::Holes;
 use super::ops::Draft;
 use super::pace::Pace;
 use super::reap::{Reap, Step, Tools};
@@ -52,6 +53,7 @@ pub(in crate::cache) struct Destager {
     slots: Allocator,
     reclaim: Reclaim,
     reaps: VecDeque<Reap>,
+    holes: Holes,
     pace: Pace,
     /// Slots that writers took and that a commit adopted, until the promises know of it.
     ended: u64,
@@ -90,6 +92,7 @@ impl Destager {
             cache,
             reclaim: Reclaim::default(),
             reaps,
+            holes: Holes::default(),
             pace: Pace::default(),
             ended: 0,
         };
@@ -110,11 +113,13 @@ impl Destager {
         let mut last = Instant::now();
         let interval = self.cache.config.interval;
         loop {
-            let idle = !self.reaps.iter().any(Reap::is_due) && self.reclaim.is_empty();
+            let idle = !self.reaps.iter().any(Reap::is_due)
+                && self.reclaim.is_empty()
+                && self.holes.is_empty();
             let pause = if idle { interval } else { BACKGROUND_PAUSE };
             let left = interval.saturating_sub(last.elapsed());
             match self.cache.signals.wait(pause.min(left)) {
-                Wake::Stop => return Ok(()),
+                Wake::Stop => return self.holes.finish(&self.cache.pool),
                 Wake::Idle if last.elapsed() < interval => {}
                 Wake::Refill => self.refill()?,
                 Wake::Idle | Wake::Asked => {
@@ -172,6 +177,7 @@ impl Destager {
     fn background(&mut self) -> Result<(), CacheError> {
         self.move_tail()?;
         self.reclaim_some()?;
+        self.holes.step(&self.cache.pool)?;
         // A reap copies blocks of live versions, which must be what their checksums say.
         if self.cache.queue.lock().is_unsettled() {
             return Ok(());
@@ -502,9 +508,9 @@ impl Destager {
         self.cache.stock.adopted(&work.adopted());
         self.cache.stock.add(&lent);
         let view = self.cache.catalog.view();
-        let given_up = work.punch_blocks(&self.cache.pool, &view)?;
+        let given_up = work.punch_blocks(&self.cache.pool, &view, &mut self.holes)?;
         self.reclaim.add(view.generation(), &given_up);
-        Ok(())
+        self.holes.keep_few(&self.cache.pool)
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.

@@ -8,6 +8,7 @@ use super::super::state::Cache;
 use super::super::stock::Stock;
 use super::super::{CacheError, Frame, Lent};
 use super::allocate::{NewSlot, adopt_changes, lend_changes};
+use super::holes::Holes;
 use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place, checksum};
 use crate::ondisk::{Change, Descriptor, Extent};
 use crate::store::{Catalog, Pool, View, read_blocks};
@@ -248,19 +249,30 @@ impl Work {
 
     /// After the commit: gives the host the blocks that are no longer needed. A reader that still
     /// looks at one finds that its checksum does not match, and looks again.
-    /// Returns the slots that are to be punched as a whole: those given up, and the packs that
-    /// the catalog gave up with them since nobody needs them any more.
-    pub fn punch_blocks(&self, pool: &Pool, view: &View) -> Result<Vec<Place>, CacheError> {
+    /// Those of packs come later. Returns the slots that are to be punched as a whole: those
+    /// given up, and the packs that the catalog gave up with them since nobody needs them any
+    /// more.
+    pub fn punch_blocks(
+        &self,
+        pool: &Pool,
+        view: &View,
+        holes: &mut Holes,
+    ) -> Result<Vec<Place>, CacheError> {
         let mut whole: BTreeSet<Place> = self.retired.iter().copied().collect();
         for (place, blocks) in &self.punches {
             if view.is_pending(*place)? {
                 whole.insert(*place);
                 continue;
             }
+            if view.pack(*place)?.is_some() {
+                holes.add(*place, blocks);
+                continue;
+            }
             for run in blocks.runs() {
                 pool.punch(*place, run)?;
             }
         }
+        whole.iter().for_each(|place| holes.forget(*place));
         Ok(whole.into_iter().collect())
     }
 }
