@@ -686,3 +686,24 @@ fn damage_counts(store: &Path) {
         .commit(&[Change::PutDisk(disk), take, Change::Retire(place)])
         .unwrap();
 }
+
+#[test]
+fn counts_hold_when_a_clones_segment_is_merged_with_what_it_stands_on() {
+    let engine = manual();
+    let a = engine.create(new_disk("a", SEGMENT)).unwrap();
+    engine.write(a, 0, &noise(1, SEGMENT as usize)).unwrap();
+    engine.snapshot(&["a"], Some("s"), false).unwrap();
+    let c = engine
+        .clone_snapshot("a@s", new_disk("c", SEGMENT))
+        .unwrap();
+    for round in 0..12 {
+        engine.write(c, round * 4096, &noise(round, 4096)).unwrap();
+        engine.flush().unwrap();
+        let name = format!("r{round}");
+        engine.snapshot(&["c"], Some(&name), false).unwrap();
+        engine.flush().unwrap();
+    }
+    engine.settle();
+    checks::clean(&engine.disk.kill_image(), "merged");
+    engine.volumes.abandon();
+}

@@ -64,6 +64,13 @@ impl Update {
     }
 }
 
+/// How a segment came out whose live version moved to the history.
+struct Displaced {
+    has_slot: bool,
+    /// Blocks of what the map stands on that are its own now.
+    from_origin: usize,
+}
+
 /// What holds for all segments of a run.
 pub(super) struct Context<'a> {
     pub view: &'a View,
@@ -105,6 +112,7 @@ impl Context<'_> {
             segment,
             death: Epoch::LIVE,
         };
+        let mut merged = 0;
         let has_slot = match live {
             None => self.first(key, &update, slots, work)?,
             Some((_, live))
@@ -112,14 +120,16 @@ impl Context<'_> {
                     .newest_snapshot
                     .is_some_and(|newest| live.birth <= newest) =>
             {
-                self.displace(key, live, &update, slots, work)?
+                let displaced = self.displace(key, live, &update, slots, work)?;
+                merged = displaced.from_origin;
+                displaced.has_slot
             }
             Some((_, live)) if self.copy_on_write && !update.frames.is_empty() => {
                 self.replace(key, live, &update, slots, work)?
             }
             Some((_, live)) => self.overwrite(key, live, &update, slots, work)?,
         };
-        let allocated = update.frames.len() as i64 - before as i64;
+        let allocated = (update.frames.len() + merged) as i64 - before as i64;
         Ok(Outcome {
             allocated,
             has_slot,
@@ -248,7 +258,7 @@ impl Context<'_> {
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<bool, CacheError> {
+    ) -> Result<Displaced, CacheError> {
         work.changes.push(Change::PutVersion(
             VersionKey {
                 death: self.epoch,
@@ -260,7 +270,10 @@ impl Context<'_> {
         let only_zeros = zero.is_full(self.geometry) && self.origin_blocks(key.segment).is_empty();
         if only_zeros {
             work.changes.push(Change::RemoveVersion(key));
-            return Ok(false);
+            return Ok(Displaced {
+                has_slot: false,
+                from_origin: 0,
+            });
         }
         let mut new = Descriptor {
             birth: self.epoch,
@@ -270,14 +283,18 @@ impl Context<'_> {
         };
         // Without data of its own it has no slot, and is promised none: a discard must work when
         // the pool is full. The next write to the segment shortens the chain.
+        let mut from_origin = 0;
         if new.place.is_some()
             && !new.covered().is_full(self.geometry)
             && self.is_due(key, &live)?
         {
-            self.merge_below(key, &mut new, work)?;
+            from_origin = self.merge_below(key, &mut new, work)?;
         }
         work.changes.push(Change::PutVersion(key, new));
-        Ok(new.place.is_some())
+        Ok(Displaced {
+            has_slot: new.place.is_some(),
+            from_origin,
+        })
     }
 
     /// Without a journal: all that is still valid goes to a new slot together with what is new.
@@ -336,17 +353,20 @@ impl Context<'_> {
         Ok(layers)
     }
 
-    /// Completes a new version that has a slot with all that shows through it from below.
+    /// Completes a new version that has a slot with all that shows through it from below. Returns
+    /// how many blocks of data come from what the map stands on.
     fn merge_below(
         &self,
         key: VersionKey,
         new: &mut Descriptor,
         work: &mut Work,
-    ) -> Result<(), CacheError> {
+    ) -> Result<usize, CacheError> {
         let Some(place) = new.place else {
-            return Ok(());
+            return Ok(0);
         };
         let missing = BlockMask::full(self.geometry).minus(&new.covered());
+        let own = self.allocated(self.view.live(self.map, key.segment)?, &missing)?;
+        let before = new.data.count();
         for (blocks, source) in self.resolve_all(self.map, key.segment, At::Live, missing)? {
             let Source::Data(from) = source else {
                 new.zero = new.zero.or(&blocks);
@@ -355,7 +375,7 @@ impl Context<'_> {
             work.copy(self.pool, self.view, from, place, &blocks)?;
             new.data = new.data.or(&blocks);
         }
-        Ok(())
+        Ok(new.data.count() - before - own)
     }
 
     /// Resolves blocks through origins too; what nothing speaks for is zero.
