@@ -169,7 +169,7 @@ fn slots_with_no_user_or_two_are_found() {
         };
         vec![Change::PutVersion(key, mixed)]
     });
-    finds(&report, Severity::Damage, Kind::Slot, &["b"]);
+    finds(&report, Severity::Damage, Kind::Slot, &["a", "b"]);
     let report = with(|view| {
         let (key, ours) = live(view, "b", 1);
         let moved = Descriptor {

@@ -15,7 +15,7 @@ use super::findings::Findings;
 use super::journal::Reader;
 use super::names;
 use super::problem::{Kind, Problem};
-use super::versions::{Version, each_segment, name};
+use super::segments::{Version, each_segment, has_readers, name};
 use crate::base::{Block, BlockMask, DiskId, Epoch, Place};
 use crate::ondisk::journal::{Body, Op};
 use crate::ondisk::slot_start;
@@ -140,31 +140,6 @@ fn problem(
     let readers = has_readers(catalog, versions, (at, blocks));
     let problem = name(catalog, versions, (at, blocks), problem);
     readers.then_some(problem)
-}
-
-/// Whether a disk or a snapshot, hidden ones among them, finds any of these blocks of a version.
-fn has_readers(
-    catalog: &Catalog<'_>,
-    versions: &[Version],
-    (at, mut blocks): (usize, BlockMask),
-) -> bool {
-    for (above, (key, version)) in versions.iter().enumerate().skip(at) {
-        if above > at {
-            blocks = blocks.minus(&version.covered());
-        }
-        if blocks.is_empty() {
-            return false;
-        }
-        let map = catalog.maps.get(&key.map);
-        let lived = version.birth..key.death;
-        let seen = |epoch: &Epoch| lived.contains(epoch);
-        if key.death == Epoch::LIVE && map.is_none_or(|map| map.live)
-            || names::snapshots_of(catalog, key.map).any(|it| seen(&it.epoch))
-        {
-            return true;
-        }
-    }
-    false
 }
 
 /// The disk that writes to a version in place, if one does.

@@ -6,8 +6,8 @@
 
 use super::catalog::Catalog;
 use super::overlay::Group;
+use super::segments::{Version, each_segment};
 use super::slots::Use;
-use super::versions::each_segment;
 use crate::base::{BlockMask, DeviceNo, Place, Slot};
 use crate::ondisk::{SumGroup, TreeKind};
 
@@ -63,7 +63,7 @@ impl<'w> Bits<'w> {
         let chunks = window.iter().map(|_| chunk()).collect();
         let mut bits = Self { window, chunks };
         let geometry = catalog.root.geometry;
-        let mut all = |versions: &[super::versions::Version]| {
+        let mut all = |versions: &[Version]| {
             for (_, version) in versions {
                 let Some(place) = version.place else { continue };
                 // A segment has one word or more, or is a part of one.

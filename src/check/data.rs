@@ -1,10 +1,12 @@
 //! Reads data blocks and compares them with their checksums: in long runs, in the order of their
-//! places, with two threads, one of which reads while the other one computes.
+//! places, with two threads, one of which reads while the other one computes. Only one reads at a
+//! time: the host then sees one stream and reads ahead of it, as it does for `cat`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
 
 use super::overlay::Group;
 use crate::base::{BLOCK, BLOCK_SIZE, Checksum, DeviceNo, checksum};
@@ -58,13 +60,14 @@ pub(super) fn read(
     bad: &mut dyn FnMut(BadBlock),
 ) {
     let (to, from) = bounded(WAITING);
+    let from = Mutex::new(from);
     let (say, said) = unbounded();
     std::thread::scope(|scope| {
         for _ in 0..READERS {
-            let (from, say) = (from.clone(), say.clone());
-            scope.spawn(move || reader(devices, &from, &say));
+            let (from, say) = (&from, say.clone());
+            scope.spawn(move || reader(devices, from, &say));
         }
-        drop((from, say));
+        drop(say);
         scope.spawn(move || feed(Feed { run: None, to }));
         for word in said {
             match word {
@@ -116,12 +119,20 @@ impl Drop for Feed {
     }
 }
 
-fn reader(devices: &BTreeMap<DeviceNo, Arc<dyn Device>>, from: &Receiver<Run>, say: &Sender<Said>) {
+fn reader(
+    devices: &BTreeMap<DeviceNo, Arc<dyn Device>>,
+    from: &Mutex<Receiver<Run>>,
+    say: &Sender<Said>,
+) {
     let mut buf = vec![0; RUN * BLOCK];
-    for run in from {
+    loop {
+        let turn = from.lock();
+        let Ok(run) = turn.recv() else { return };
         let bytes = &mut buf[..run.sums.len() * BLOCK];
         if let Some(device) = devices.get(&run.device) {
-            compare(&**device, &run, bytes, &mut |block| {
+            let read = device.read_at(bytes, DATA_START + run.first * BLOCK_SIZE);
+            drop(turn);
+            compare(&**device, &run, (bytes, read.is_ok()), &mut |block| {
                 let _ = say.send(Said::Bad(block));
             });
         }
@@ -130,15 +141,19 @@ fn reader(devices: &BTreeMap<DeviceNo, Arc<dyn Device>>, from: &Receiver<Run>, s
     }
 }
 
-fn compare(device: &dyn Device, run: &Run, bytes: &mut [u8], bad: &mut dyn FnMut(BadBlock)) {
-    let read = device.read_at(bytes, DATA_START + run.first * BLOCK_SIZE);
+/// Compares a run that was read; where it could not be, its blocks may be, one by one.
+fn compare(
+    device: &dyn Device,
+    run: &Run,
+    (bytes, whole): (&mut [u8], bool),
+    bad: &mut dyn FnMut(BadBlock),
+) {
     let blocks = bytes.chunks_exact_mut(BLOCK).zip(&run.sums);
     for (block, (bytes, sum)) in (run.first..).zip(blocks) {
         let Some(sum) = sum else { continue };
-        // Where the run could not be read, its blocks may, one by one.
-        let alone = match &read {
-            Ok(()) => Ok(()),
-            Err(_) => device.read_at(bytes, DATA_START + block * BLOCK_SIZE),
+        let alone = match whole {
+            true => Ok(()),
+            false => device.read_at(bytes, DATA_START + block * BLOCK_SIZE),
         };
         let error = match alone {
             Ok(()) if checksum(bytes) == *sum => continue,

@@ -24,8 +24,10 @@ mod records;
 mod repair;
 mod report;
 mod root;
+mod segments;
 mod slots;
 mod space;
+mod totals;
 mod tree;
 mod versions;
 

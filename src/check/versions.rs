@@ -5,19 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::Catalog;
 use super::findings::Findings;
-use super::names::{self, file_name};
+use super::names;
 use super::problem::{Kind, Problem};
+use super::segments::{Version, each_segment, name, shown};
 use super::slots::{Slots, Use};
-use crate::base::{BLOCK_SIZE, BlockMask, Epoch, MapId, Place, Slot};
-use crate::ondisk::{Change, Descriptor, DiskRecord, MapRecord, SumGroup, TreeKind, VersionKey};
+use super::totals::{self, OfMap};
+use crate::base::{BLOCK_SIZE, BlockMask, Epoch, MapId, Place};
+use crate::ondisk::{Change, SumGroup, TreeKind};
 
-/// Entries that are none which are kept to be reported.
-const MAX_ODD: usize = 1000;
-/// Slots that one change list gives back; there may be more such lists.
-const MAX_RETIRED: u64 = 1 << 16;
-
-/// A version with its key.
-pub(super) type Version = (VersionKey, Descriptor);
+/// Slots with several users that are looked into.
+const MAX_SHARED: usize = 1 << 16;
 
 /// What all versions come to.
 #[derive(Default)]
@@ -26,8 +23,6 @@ pub(super) struct Versions {
     pub count: u64,
     /// How many blocks of data they have.
     pub blocks: u64,
-    /// Slots that more than one has.
-    pub shared: BTreeSet<Place>,
     /// Whether all of them could be read.
     pub readable: bool,
 }
@@ -61,6 +56,7 @@ fn run(
     let mut pass = Pass {
         catalog,
         slots,
+        shared: BTreeSet::new(),
         maps,
         found: Versions::default(),
         findings,
@@ -74,106 +70,19 @@ fn run(
         names::add_map(catalog, key.map, &mut problem);
         pass.findings.add(problem);
     }
+    shared(catalog, &pass.shared, pass.findings);
     if pass.found.readable && catalog.whole {
-        totals(catalog, &pass.maps, pass.findings);
-        leaks(pass.slots, pass.findings);
+        totals::check(catalog, &pass.maps, pass.findings);
+        totals::leaks(pass.slots, pass.findings);
     }
     pass.found
-}
-
-/// Goes through the versions, all of a segment at a time, oldest first. What is no version goes to
-/// `odd` with the reason, as far as there is room.
-pub(super) fn each_segment(
-    catalog: &Catalog<'_>,
-    segment: &mut dyn FnMut(&[Version]),
-    odd: &mut Vec<(VersionKey, String)>,
-) {
-    let geometry = catalog.root.geometry;
-    let mut versions: Vec<Version> = Vec::new();
-    let mut gone = Vec::new();
-    let same = |a: &VersionKey, b: &VersionKey| (a.map, a.segment) == (b.map, b.segment);
-    catalog.versions.walk(
-        &catalog.tree(TreeKind::Versions),
-        (0, u128::MAX),
-        &mut |_| true,
-        &mut |key, value| {
-            let key = VersionKey::from_key(key);
-            if versions.last().is_some_and(|(last, _)| !same(last, &key)) {
-                segment(&versions);
-                versions.clear();
-            }
-            match Descriptor::from_value(value, geometry) {
-                Ok(descriptor) => versions.push((key, descriptor)),
-                Err(error) if odd.len() < MAX_ODD => odd.push((key, error.to_string())),
-                Err(_) => {}
-            }
-            true
-        },
-        &mut |key| gone.push(VersionKey::from_key(key)),
-    );
-    if !versions.is_empty() {
-        segment(&versions);
-    }
-    let gone = gone.into_iter().take(MAX_ODD);
-    odd.extend(gone.map(|key| {
-        (
-            key,
-            "the log removes a version that was not there".to_owned(),
-        )
-    }));
-}
-
-/// Blocks of a segment with data, as whoever looks at `versions[at]` finds it: what it says, and
-/// through its gaps what those below it say.
-pub(super) fn shown(versions: &[Version], at: usize) -> BlockMask {
-    let mut data = BlockMask::EMPTY;
-    let mut covered = BlockMask::EMPTY;
-    for (_, version) in versions[..=at].iter().rev() {
-        data = data.or(&version.data.minus(&covered));
-        covered = covered.or(&version.covered());
-    }
-    data
-}
-
-/// What is known of a map, and what its versions add up to.
-struct OfMap<'c> {
-    record: &'c MapRecord,
-    disk: Option<&'c DiskRecord>,
-    /// Of its snapshots, rising.
-    epochs: Vec<Epoch>,
-    /// Data blocks that each snapshot sees more, or fewer, than the one before it.
-    steps: Vec<i64>,
-    /// Data blocks of the live segments.
-    live: u64,
-    /// Versions that nobody sees.
-    unseen: u64,
-}
-
-impl<'c> OfMap<'c> {
-    fn new(catalog: &'c Catalog<'_>, record: &'c MapRecord) -> Self {
-        let of = names::snapshots_of(catalog, record.id);
-        let epochs: Vec<_> = of.map(|snapshot| snapshot.epoch).collect();
-        Self {
-            record,
-            disk: None,
-            steps: vec![0; epochs.len() + 1],
-            epochs,
-            live: 0,
-            unseen: 0,
-        }
-    }
-
-    /// Which of its snapshots look at a version.
-    fn seers(&self, (key, version): &Version) -> std::ops::Range<usize> {
-        let before = |epoch: Epoch| self.epochs.partition_point(|it| *it < epoch);
-        let from = before(version.birth);
-        from..before(key.death).max(from)
-    }
 }
 
 struct Pass<'a, 'c, 'd> {
     catalog: &'c Catalog<'d>,
     slots: &'a mut Slots,
+    /// Slots that more than one version has.
+    shared: BTreeSet<Place>,
     maps: BTreeMap<MapId, OfMap<'c>>,
     found: Versions,
     findings: &'a mut Findings,
@@ -269,8 +178,11 @@ impl Pass<'_, '_, '_> {
             None => Problem::damage(Kind::Slot, format!("{place} does not exist")),
             Some(Use::Taken) => return self.slots.set(place, Use::Version),
             Some(Use::Version) => {
-                self.found.shared.insert(place);
-                Problem::damage(Kind::Slot, format!("{place} has more than one user"))
+                // All of its users are known only in the end.
+                if self.shared.len() < MAX_SHARED {
+                    self.shared.insert(place);
+                }
+                return;
             }
             Some(Use::Free) => {
                 self.slots.set(place, Use::Version);
@@ -322,104 +234,30 @@ impl Pass<'_, '_, '_> {
     }
 }
 
-/// Compares the counts of data blocks in the records with what the versions come to, and looks
-/// for versions that nobody sees. Only where all versions could be read.
-fn totals(catalog: &Catalog<'_>, maps: &BTreeMap<MapId, OfMap<'_>>, findings: &mut Findings) {
-    for map in maps.values() {
-        if let Some(disk) = map.disk.filter(|disk| disk.allocated != map.live) {
-            let message = format!(
-                "disk {} counts {} blocks of data and has {}",
-                disk.name, disk.allocated, map.live
-            );
-            let mended = DiskRecord {
-                allocated: map.live,
-                ..disk.clone()
-            };
-            findings.add(
-                Problem::mended_by(Kind::Allocated, message, vec![Change::PutDisk(mended)])
-                    .of_disk(&disk.name),
-            );
-        }
-        let mut seen = 0;
-        for (snapshot, step) in names::snapshots_of(catalog, map.record.id).zip(&map.steps) {
-            seen += step;
-            let seen = seen.unsigned_abs();
-            if snapshot.allocated == seen {
+/// Reports slots that several versions have, with all of these.
+fn shared(catalog: &Catalog<'_>, slots: &BTreeSet<Place>, findings: &mut Findings) {
+    if slots.is_empty() {
+        return;
+    }
+    let mut problems = BTreeMap::<Place, Problem>::new();
+    let mut segment = |versions: &[Version]| {
+        for (at, (key, version)) in versions.iter().enumerate() {
+            let Some(place) = version.place.filter(|place| slots.contains(place)) else {
                 continue;
-            }
-            let name = file_name(snapshot);
-            let message = format!(
-                "{name} counts {} blocks of data and has {seen}",
-                snapshot.allocated
-            );
-            let mut mended = snapshot.clone();
-            mended.allocated = seen;
-            findings.add(
-                Problem::mended_by(Kind::Allocated, message, vec![Change::PutSnapshot(mended)])
-                    .of_snapshot(name),
-            );
+            };
+            let problem = problems.remove(&place).unwrap_or_else(|| {
+                Problem::damage(Kind::Slot, format!("{place} has more than one user:"))
+                    .at_slot(place)
+            });
+            let mut problem = name(catalog, versions, (at, version.data), problem);
+            problem.message += &format!(" segment {} of map {}", key.segment, key.map);
+            problems.insert(place, problem);
         }
-        if map.unseen > 0 && !map.record.reap {
-            let message = format!(
-                "{} versions of map {} are kept that nobody sees",
-                map.unseen, map.record.id
-            );
-            let mend = vec![super::records::reap(map.record)];
-            let mut problem = Problem::mended_by(Kind::Stale, message, mend);
-            names::add_map(catalog, map.record.id, &mut problem);
-            findings.add(problem);
-        }
-    }
-}
-
-/// Slots that are neither free nor anyone's.
-fn leaks(slots: &Slots, findings: &mut Findings) {
-    for (device, of) in slots.devices() {
-        for (first, count) in of.runs(Use::Taken) {
-            for start in (first..first + count).step_by(MAX_RETIRED as usize) {
-                let count = (first + count - start).min(MAX_RETIRED);
-                let places = (start..start + count).map(|slot| Place {
-                    device,
-                    slot: Slot(slot),
-                });
-                let message = format!(
-                    "{count} segments of device {device} from {start} are neither free nor in use"
-                );
-                let mend = places.map(Change::Retire).collect();
-                let mut problem = Problem::mended_by(Kind::Slot, message, mend);
-                problem.at.device = Some(device.0);
-                (problem.at.slot, problem.at.count) = (Some(start), Some(count));
-                findings.add(problem);
-            }
-        }
-    }
-}
-
-/// Adds those who find these blocks of a version to those whom a problem touches: who looks at
-/// the version itself, or at a later one through whose gaps they show.
-pub(super) fn name(
-    catalog: &Catalog<'_>,
-    versions: &[Version],
-    (at, mut blocks): (usize, BlockMask),
-    mut problem: Problem,
-) -> Problem {
-    for (above, (key, version)) in versions.iter().enumerate().skip(at) {
-        if above > at {
-            blocks = blocks.minus(&version.covered());
-        }
-        if blocks.is_empty() {
-            break;
-        }
-        if key.death == Epoch::LIVE {
-            names::add_disk(catalog, key.map, &mut problem);
-        }
-        let lived = version.birth..key.death;
-        let of = names::snapshots_of(catalog, key.map);
-        for snapshot in of.filter(|snapshot| lived.contains(&snapshot.epoch)) {
-            names::add_snapshot(catalog, snapshot, &mut problem);
-        }
-    }
-    problem
+    };
+    each_segment(catalog, &mut segment, &mut Vec::new());
+    problems
+        .into_values()
+        .for_each(|problem| findings.add(problem));
 }
 
 fn take(place: Place) -> Change {
