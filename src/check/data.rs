@@ -1,26 +1,25 @@
 //! Reads data blocks and compares them with their checksums: in long runs, in the order of their
-//! places, with two threads, one of which reads while the other one computes. Only one reads at a
-//! time: the host then sees one stream and reads ahead of it, as it does for `cat`.
+//! places. One thread reads and another one computes: the host sees one stream, and reads ahead of
+//! it as it does for `cat`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use parking_lot::Mutex;
 
 use super::overlay::Group;
 use crate::base::{BLOCK, BLOCK_SIZE, Checksum, DeviceNo, checksum};
 use crate::device::Device;
 use crate::ondisk::{DATA_START, SumGroup};
 
-/// Threads that read.
-const READERS: usize = 2;
 /// Blocks read at once: 1 MiB, which a processor's own cache holds.
 const RUN: usize = 256;
 /// A gap of at most so many blocks is read over.
 const GAP: u64 = 16;
-/// Runs that wait for a reader.
+/// Runs that wait to be read.
 const WAITING: usize = 16;
+/// Buffers, all of which may wait to be compared.
+const BUFFERS: usize = 4;
 
 /// A run of blocks and the checksums that they must have; none where it does not matter.
 struct Run {
@@ -28,6 +27,13 @@ struct Run {
     /// Counted from the device's first slot.
     first: u64,
     sums: Vec<Option<Checksum>>,
+}
+
+/// A run that was read, whole or in vain.
+struct Done {
+    run: Run,
+    bytes: Vec<u8>,
+    whole: bool,
 }
 
 /// A block that is not what it should be.
@@ -39,13 +45,13 @@ pub(super) struct BadBlock {
     pub error: Option<String>,
 }
 
-/// What the readers say.
+/// What the threads say.
 enum Said {
     Read(u64),
     Bad(BadBlock),
 }
 
-/// Hands runs to the readers.
+/// Hands out what is to be read.
 pub(super) struct Feed {
     run: Option<Run>,
     to: Sender<Run>,
@@ -60,14 +66,16 @@ pub(super) fn read(
     bad: &mut dyn FnMut(BadBlock),
 ) {
     let (to, from) = bounded(WAITING);
-    let from = Mutex::new(from);
+    let (pass, passed) = bounded(BUFFERS);
+    let (give_back, buffers) = bounded(BUFFERS);
     let (say, said) = unbounded();
+    for _ in 0..BUFFERS {
+        // There is room for all of them.
+        let _ = give_back.send(vec![0; RUN * BLOCK]);
+    }
     std::thread::scope(|scope| {
-        for _ in 0..READERS {
-            let (from, say) = (&from, say.clone());
-            scope.spawn(move || reader(devices, from, &say));
-        }
-        drop(say);
+        scope.spawn(move || reader(devices, &from, &buffers, &pass));
+        scope.spawn(move || comparer(devices, &passed, &give_back, &say));
         scope.spawn(move || feed(Feed { run: None, to }));
         for word in said {
             match word {
@@ -107,7 +115,7 @@ impl Feed {
 
     fn send(&mut self) {
         if let Some(run) = self.run.take() {
-            // The readers stay until this sender goes.
+            // The reader stays until this sender goes.
             let _ = self.to.send(run);
         }
     }
@@ -121,23 +129,41 @@ impl Drop for Feed {
 
 fn reader(
     devices: &BTreeMap<DeviceNo, Arc<dyn Device>>,
-    from: &Mutex<Receiver<Run>>,
+    from: &Receiver<Run>,
+    buffers: &Receiver<Vec<u8>>,
+    pass: &Sender<Done>,
+) {
+    for (run, mut bytes) in from.iter().zip(buffers) {
+        let whole = devices.get(&run.device).is_some_and(|device| {
+            let part = &mut bytes[..run.sums.len() * BLOCK];
+            let at = DATA_START + run.first * BLOCK_SIZE;
+            device.read_at(part, at).is_ok()
+        });
+        let done = Done { run, bytes, whole };
+        if pass.send(done).is_err() {
+            return;
+        }
+    }
+}
+
+fn comparer(
+    devices: &BTreeMap<DeviceNo, Arc<dyn Device>>,
+    passed: &Receiver<Done>,
+    give_back: &Sender<Vec<u8>>,
     say: &Sender<Said>,
 ) {
-    let mut buf = vec![0; RUN * BLOCK];
-    loop {
-        let turn = from.lock();
-        let Ok(run) = turn.recv() else { return };
-        let bytes = &mut buf[..run.sums.len() * BLOCK];
+    for mut done in passed {
+        let run = &done.run;
+        let bytes = &mut done.bytes[..run.sums.len() * BLOCK];
+        // A device that is missing was reported.
         if let Some(device) = devices.get(&run.device) {
-            let read = device.read_at(bytes, DATA_START + run.first * BLOCK_SIZE);
-            drop(turn);
-            compare(&**device, &run, (bytes, read.is_ok()), &mut |block| {
+            compare(&**device, run, (bytes, done.whole), &mut |block| {
                 let _ = say.send(Said::Bad(block));
             });
         }
         let wanted = run.sums.iter().flatten().count() as u64;
         let _ = say.send(Said::Read(wanted * BLOCK_SIZE));
+        let _ = give_back.send(done.bytes);
     }
 }
 

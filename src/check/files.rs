@@ -106,7 +106,7 @@ impl Files {
     ) -> Result<Report, CheckError> {
         let device = |record: &DeviceRecord| {
             let path = self.layout.device(&record.path);
-            let opened = open(&path, OpenMode::READ_ONLY.following_links());
+            let opened = open(&path, OpenMode::READ_ONLY.following_links().in_order());
             opened.map_err(|error| error.to_string())
         };
         let journal = self.settings.journal_path(self.layout.dir());
