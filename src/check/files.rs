@@ -70,8 +70,8 @@ impl Files {
         })
     }
 
-    /// Checks the store, mends what can be mended without guessing, and checks again; see
-    /// [`super::repair`].
+    /// Checks the store, mends what can be mended without guessing, and checks again. A
+    /// repair is one commit at the end of the catalog's log; copies of both files are made before.
     ///
     /// # Errors
     /// Where there is nothing that can be checked, or the repair can't be written.
