@@ -226,7 +226,9 @@ impl<'a> Catalog<'a> {
         (self.whole, self.log.whole) = (false, false);
     }
 
-    fn apply(&mut self, change: &Change) -> Result<(), String> {
+    /// Makes a change; an error says why it can't be made. Not to be called once the versions have
+    /// marked their slots.
+    pub fn apply(&mut self, change: &Change) -> Result<(), String> {
         let words = |error: crate::ondisk::FormatError| error.to_string();
         match change {
             Change::PutDisk(disk) => drop(self.disks.insert(disk.id, disk.clone())),

@@ -10,6 +10,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 
 use super::catalog::Catalog;
+use super::findings::Findings;
 use super::pages::Readable;
 use super::problem::{Kind, Problem, Severity};
 use super::{CheckError, Report, Verdict};
@@ -86,6 +87,14 @@ pub(super) fn repair(
         frame(tail, &changes).map_err(|error| CheckError::NotACatalog(error.to_string()))?;
     if frame.len() as u64 > log.len().saturating_sub(tail.offset) {
         return nothing("nothing was repaired: the log is full; mount and unmount the store once");
+    }
+    // A commit that the daemon would refuse must not come into the log: it could not open it.
+    let mut catalog = Catalog::read(&pages, &log, tail.root.clone(), &mut Findings::default());
+    if let Some(error) = changes
+        .iter()
+        .find_map(|change| catalog.apply(change).err())
+    {
+        return nothing(&format!("nothing was repaired: {error}"));
     }
     let copies = [copy(&pages, tail.pages, now)?, copy(&log, log.len(), now)?];
     // A program that was killed may have left root and frames in the host's memory alone.
