@@ -2,8 +2,8 @@
 //!
 //! The modules are layers; each may import only those to its left, and a test holds that:
 //!
-//! `base < ondisk < config < device < store < cache < volume < snapshot < control < frontend <
-//! daemon < cli`
+//! `base < ondisk < config < device < store < cache < volume < snapshot < check < control <
+//! frontend < daemon < cli`
 //!
 //! A store is made by [`daemon::init::init`] and served by [`daemon::mount::Mounting`]. To use one
 //! in a process of one's own, without a mount, [`daemon::store::OpenStore::open`] gives its
@@ -12,6 +12,7 @@
 
 pub mod base;
 pub mod cache;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::engine::{Engine, Shape};
 use common::model::{Mix, Model, State};
-use common::{Random, invariants, seeds};
+use common::{Random, checks, invariants, seeds};
 use snapmark::device::Images;
 
 /// One op of the history, with the events between which it ran.
@@ -110,7 +110,9 @@ impl History {
     /// Opens the images, and checks that they hold one of the states `least..=most`.
     fn check(&self, images: &Images, (least, most): (usize, usize), what: &str) {
         let done = catch_unwind(AssertUnwindSafe(|| {
+            checks::clean(images, "as the crash left it");
             let engine = Engine::open_images(images, self.shape);
+            checks::clean(&engine.disk.kill_image(), "opened");
             let found = State::of(&engine);
             if !(least..=most)
                 .rev()
@@ -127,6 +129,7 @@ impl History {
             again.volumes.abandon();
             engine.settle();
             invariants::check(&engine.catalog.view(), &engine.pool, true);
+            checks::clean(&engine.disk.kill_image(), "settled");
             assert_eq!(
                 State::of(&engine).difference(&found),
                 None,

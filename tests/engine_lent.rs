@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
-use common::invariants;
 use common::model::{State, is_no_space, new_disk};
+use common::{checks, invariants};
 use snapmark::base::DiskId;
+use snapmark::check::End;
 use snapmark::device::{Effect, Images, Operation, When};
 use snapmark::volume::{Extent, Node, VolumeError, Whence};
 
@@ -93,6 +94,7 @@ fn settle(engine: &Engine) {
 fn after_each_kill(engine: &Engine, first: usize, look: impl Fn(&Engine)) {
     for events in first..=engine.disk.crash_points() {
         let images = engine.disk.kill_image_at(events);
+        checks::clean(&images, "as the death left it");
         let opened = Engine::open_images(&images, engine.shape);
         look(&opened);
         let opened = opened.kill();
@@ -184,7 +186,13 @@ fn p6_a_record_whose_data_is_not_there_ends_the_journal() {
     let before = engine.disk.kill_image();
     big(&engine, disk, 1, 7);
     small(&engine, disk, 2 * BLOCKS, 4);
-    let images = mixed(&engine.disk.kill_image(), &before);
+    let images = engine.disk.kill_image();
+    let journal = checks::clean(&images, "whole").journal.unwrap();
+    assert_eq!((journal.references, journal.end), (1, Some(End::Clean)));
+    let (next, images) = (journal.next, mixed(&images, &before));
+    let journal = checks::clean(&images, "without the data").journal.unwrap();
+    assert_eq!((journal.references, journal.end), (0, Some(End::Gap)));
+    assert_eq!(journal.next, next - 2);
     let look = |engine: &Engine| {
         assert_eq!(bytes(engine, "d", 0, 1), [3]);
         assert_eq!(segment(engine, "d", 1), [0; BLOCKS as usize]);
@@ -244,6 +252,7 @@ fn p6_every_power_loss_leaves_a_prefix_of_big_writes() {
             .rposition(|(at, durable, _)| *durable && *at <= events);
         for seed in [0, 1, events as u64 + 2, events as u64 + 1000] {
             let images = engine.disk.image_at(events, seed);
+            checks::clean(&images, &format!("after {events} events, seed {seed}"));
             let opened = Engine::open_images(&images, engine.shape);
             let found = State::of(&opened);
             let known = history[least.unwrap()..]

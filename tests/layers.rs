@@ -92,6 +92,14 @@ fn a_violation_is_found() {
     );
     assert_eq!(of("check/scan.rs", "use crate::store::Store;"), [1]);
     assert_eq!(of("check/scan.rs", "use crate::mirror::X;"), [1]);
+    assert_eq!(of("check/tree.rs", "use super::super::cache::X;"), [1]);
+    assert_eq!(
+        of(
+            "check/scan.rs",
+            "use crate::{base::Seq, ondisk::Root, config::Layout, device::Device};"
+        ),
+        [0usize; 0]
+    );
     assert_eq!(of("frontend/fuse/mod.rs", "use crate::cache::Cache;"), [1]);
     assert_eq!(
         of("frontend/fuse/mod.rs", "use crate::frontend::iscsi::X;"),

@@ -16,6 +16,9 @@ _snapmark() {
             ",$1")
                 cmd="snapmark"
                 ;;
+            snapmark,check)
+                cmd="snapmark__subcmd__check"
+                ;;
             snapmark,clone)
                 cmd="snapmark__subcmd__clone"
                 ;;
@@ -100,6 +103,9 @@ _snapmark() {
             snapmark__subcmd__device__subcmd__help,list)
                 cmd="snapmark__subcmd__device__subcmd__help__subcmd__list"
                 ;;
+            snapmark__subcmd__help,check)
+                cmd="snapmark__subcmd__help__subcmd__check"
+                ;;
             snapmark__subcmd__help,clone)
                 cmd="snapmark__subcmd__help__subcmd__clone"
                 ;;
@@ -170,8 +176,22 @@ _snapmark() {
 
     case "${cmd}" in
         snapmark)
-            opts="-h -V --help --version init mount unmount umount snapshot snap list ls delete rename rollback clone resize priority flush status top device completions man freeze-guard help"
+            opts="-h -V --help --version init mount unmount umount snapshot snap list ls delete rename rollback clone resize priority flush status top check device completions man freeze-guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        snapmark__subcmd__check)
+            opts="-h --data --repair --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -352,8 +372,22 @@ _snapmark() {
             return 0
             ;;
         snapmark__subcmd__help)
-            opts="init mount unmount snapshot list delete rename rollback clone resize priority flush status top device completions man freeze-guard help"
+            opts="init mount unmount snapshot list delete rename rollback clone resize priority flush status top check device completions man freeze-guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        snapmark__subcmd__help__subcmd__check)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

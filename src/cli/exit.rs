@@ -35,9 +35,22 @@ Exit codes:
   4  the name is taken
   5  the disk, store or mount is in use
   6  the pool is full
-  7  not permitted, or the target is a snapshot (snapshots do not change)";
+  7  not permitted, or the target is a snapshot (snapshots do not change)
+
+'snapmark check' has codes of its own, those of a file system's check:
+  0  clean
+  1  repaired, or can be repaired
+  2  damaged
+  3  could not check: the message says why";
 
 impl Exit {
+    /// `check`: something was repaired, or can be.
+    pub const REPAIRABLE: Self = Self::Failed;
+    /// `check`: something is damaged.
+    pub const DAMAGED: Self = Self::Usage;
+    /// `check`: nothing could be checked.
+    pub const UNCHECKED: Self = Self::NotFound;
+
     /// The one with this code, from another process of this program.
     #[must_use]
     pub fn from_code(code: i32) -> Self {

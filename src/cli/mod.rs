@@ -64,6 +64,7 @@ enum Command {
     Flush(commands::flush::Flush),
     Status(commands::status::Status),
     Top(commands::top::Top),
+    Check(commands::check::Check),
     Device(commands::device::Device),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
@@ -88,6 +89,7 @@ impl Command {
             Self::Flush(command) => command.run(),
             Self::Status(command) => command.run(),
             Self::Top(command) => command.run(),
+            Self::Check(command) => command.run(),
             Self::Device(command) => command.run(),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
@@ -101,12 +103,29 @@ impl Command {
 pub fn main() -> ExitCode {
     let level = env_logger::Env::default().default_filter_or("info,fuser=warn");
     env_logger::Builder::from_env(level).init();
-    match Cli::parse().command.run() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
+    match cli.command.run() {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             output::note(&failure.message);
             failure.exit.into()
         }
+    }
+}
+
+/// Shows help, or what is wrong with the command line. For a check, clap's code would say that the
+/// store is damaged.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    // Where it can't be shown, the code is what is left.
+    let _ = error.print();
+    let checks = std::env::args_os().nth(1).is_some_and(|arg| arg == "check");
+    match error.exit_code() {
+        0 => Exit::Ok.into(),
+        _ if checks => Exit::UNCHECKED.into(),
+        code => Exit::from_code(code).into(),
     }
 }
 
@@ -159,6 +178,7 @@ mod tests {
             "snapmark device list",
             "snapmark completions zsh",
             "snapmark top -n 1",
+            "snapmark check /s --data --repair --json",
         ] {
             let parsed = Cli::try_parse_from(good.split(' '));
             assert!(parsed.is_ok(), "{good}: {parsed:?}");
@@ -174,6 +194,7 @@ mod tests {
             "snapmark delete",
             "snapmark completions cobol",
             "snapmark top -i 0",
+            "snapmark check",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

@@ -55,19 +55,41 @@ impl StoreLock {
             source,
         };
         let file = open(&path).map_err(host)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(LockError::Held {
-                    store: store_dir.display().to_string(),
-                    pid: holder(&file).unwrap_or_else(|| "(unknown)".to_owned()),
-                });
-            }
-            Err(errno) => return Err(host(errno.into())),
-        }
-        let lock = Self { file };
+        let lock = Self::lock(file, store_dir)?;
         lock.write_pid().map_err(host)?;
         Ok(lock)
+    }
+
+    /// Takes the store for looking at it alone: the file is neither made nor written, so those who
+    /// find the store taken are not told by whom. A store without the file was never open, and
+    /// nobody has it; then there is nothing to hold.
+    ///
+    /// # Errors
+    /// Where another process has it, or the lock's file can't be opened.
+    pub fn acquire_unwritten(store_dir: &Path) -> Result<Option<Self>, LockError> {
+        let path = Layout::new(store_dir).lock();
+        match open_with(&path, OFlags::RDONLY) {
+            Ok(file) => Self::lock(file, store_dir).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LockError::Host {
+                file: path.display().to_string(),
+                source,
+            }),
+        }
+    }
+
+    fn lock(file: File, store_dir: &Path) -> Result<Self, LockError> {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { file }),
+            Err(Errno::WOULDBLOCK) => Err(LockError::Held {
+                store: store_dir.display().to_string(),
+                pid: holder(&file).unwrap_or_else(|| "(unknown)".to_owned()),
+            }),
+            Err(errno) => Err(LockError::Host {
+                file: Layout::new(store_dir).lock().display().to_string(),
+                source: errno.into(),
+            }),
+        }
     }
 
     /// Writes this process's number into the lock's file: again after a `fork`, by the child.
@@ -84,8 +106,11 @@ impl StoreLock {
 /// Opens the lock's file, or makes it. It is never removed: two processes could then each hold a
 /// lock on a file of that name.
 fn open(path: &Path) -> io::Result<File> {
-    let flags =
-        OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    open_with(path, OFlags::RDWR | OFlags::CREATE)
+}
+
+fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mode = Mode::RUSR | Mode::WUSR;
     Ok(File::from(rustix::fs::open(path, flags, mode)?))
 }
@@ -111,6 +136,23 @@ mod tests {
         assert!(error.contains(&pid), "{error}");
         drop(lock);
         StoreLock::acquire(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn looking_leaves_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(Layout::LOCK);
+        assert!(StoreLock::acquire_unwritten(dir.path()).unwrap().is_none());
+        assert!(!path.exists());
+        std::fs::write(&path, "7\n").unwrap();
+        let lock = StoreLock::acquire_unwritten(dir.path()).unwrap();
+        assert!(StoreLock::acquire(dir.path()).is_err());
+        assert!(StoreLock::acquire_unwritten(dir.path()).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "7\n");
+        drop(lock);
+        let lock = StoreLock::acquire(dir.path()).unwrap();
+        assert!(StoreLock::acquire_unwritten(dir.path()).is_err());
+        drop(lock);
     }
 
     #[test]

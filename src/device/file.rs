@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::discard::discard;
@@ -20,6 +20,7 @@ use super::{Device, DeviceError, Operation};
 pub struct OpenMode {
     write: bool,
     follow: bool,
+    in_order: bool,
 }
 
 impl OpenMode {
@@ -27,11 +28,13 @@ impl OpenMode {
     pub const READ_WRITE: Self = Self {
         write: true,
         follow: false,
+        in_order: false,
     };
     /// Only read.
     pub const READ_ONLY: Self = Self {
         write: false,
         follow: false,
+        in_order: false,
     };
 
     /// Lets the path be a symbolic link, as those in `/dev/disk/by-id` are. Only for paths that
@@ -40,6 +43,15 @@ impl OpenMode {
     pub fn following_links(self) -> Self {
         Self {
             follow: true,
+            ..self
+        }
+    }
+
+    /// Says that it will be read from its start to its end, so that the host reads far ahead.
+    #[must_use]
+    pub fn in_order(self) -> Self {
+        Self {
+            in_order: true,
             ..self
         }
     }
@@ -272,6 +284,10 @@ fn open_file(path: &Path, mode: OpenMode) -> io::Result<(File, Kind)> {
         flags |= OFlags::EXCL;
     }
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if mode.in_order {
+        // Where the host does not care, it is slower and no more.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+    }
     match kind_of(rustix::fs::fstat(&file)?) {
         Some(kind) if Some(kind) == expected => Ok((file, kind)),
         _ => Err(io::Error::new(

@@ -6,6 +6,7 @@
 #![allow(dead_code, missing_docs, unused_imports)]
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
+pub mod checks;
 pub mod engine;
 pub mod invariants;
 pub mod model;

@@ -1,0 +1,126 @@
+//! A store's directory as a check sees it: locked, and open for reading.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::repair::{self, Repaired};
+use super::{Kind, Options, Parts, Problem, Report};
+use crate::base::now;
+use crate::config::{Layout, LockError, Settings, SettingsError, StoreLock};
+use crate::device::{Device, DeviceError, FileDevice, OpenMode};
+use crate::ondisk::DeviceRecord;
+
+/// Why a store could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// No store is in the directory.
+    #[error("{} is no snapmark store: it has no {}; give the directory that 'snapmark init' made", .0.display(), Layout::CATALOG_PAGES)]
+    NotAStore(PathBuf),
+    /// Someone has it open, or it can't be locked.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// `store.yaml` is wrong, and it says where the journal is.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A file of the store can't be opened.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// No catalog, or one of a later format.
+    #[error("{0}")]
+    NotACatalog(String),
+}
+
+/// A store that nobody else has open.
+pub struct Files {
+    layout: Layout,
+    settings: Settings,
+    _lock: Option<StoreLock>,
+}
+
+impl Files {
+    /// Locks the store in this directory, without a trace, and reads its settings.
+    ///
+    /// # Errors
+    /// Where there is none, it is in use, or its settings can't be read.
+    pub fn open(dir: &Path) -> Result<Self, CheckError> {
+        let layout = Layout::new(dir);
+        if !layout.catalog_pages().exists() {
+            return Err(CheckError::NotAStore(dir.to_owned()));
+        }
+        let lock = StoreLock::acquire_unwritten(dir)?;
+        Ok(Self {
+            settings: Settings::load(dir)?,
+            layout,
+            _lock: lock,
+        })
+    }
+
+    /// Locks the store in this directory as the daemon does, to change it.
+    ///
+    /// # Errors
+    /// As [`Files::open`].
+    pub fn open_to_repair(dir: &Path) -> Result<Self, CheckError> {
+        // First as a check does: what is no store stays as it is.
+        drop(Self::open(dir)?);
+        let lock = Some(StoreLock::acquire(dir)?);
+        Ok(Self {
+            settings: Settings::load(dir)?,
+            layout: Layout::new(dir),
+            _lock: lock,
+        })
+    }
+
+    /// Checks the store, mends what can be mended without guessing, and checks again. A
+    /// repair is one commit at the end of the catalog's log; copies of both files are made before.
+    ///
+    /// # Errors
+    /// Where there is nothing that can be checked, or the repair can't be written.
+    pub fn repair(
+        &self,
+        options: Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Report, CheckError> {
+        let mut before = self.check(options, progress)?;
+        let (pages, log) = (self.layout.catalog_pages(), self.layout.catalog_log());
+        match repair::repair(&before, &pages, &log, now())? {
+            Repaired::Nothing(why) => {
+                let why = why.map(|why| Problem::note(Kind::Log, why));
+                before.problems.extend(why);
+                Ok(before)
+            }
+            Repaired::Done(copies) => {
+                let after = self.check(options, progress)?;
+                Ok(repair::joined(before, after, &copies))
+            }
+        }
+    }
+
+    /// Checks the store; see [`super::check`].
+    ///
+    /// # Errors
+    /// Where there is nothing that can be checked.
+    pub fn check(
+        &self,
+        options: Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Report, CheckError> {
+        let device = |record: &DeviceRecord| {
+            let path = self.layout.device(&record.path);
+            let opened = open(&path, OpenMode::READ_ONLY.following_links().in_order());
+            opened.map_err(|error| error.to_string())
+        };
+        let journal = self.settings.journal_path(self.layout.dir());
+        let journal = open(&journal, OpenMode::READ_ONLY.following_links());
+        let parts = Parts {
+            pages: open(&self.layout.catalog_pages(), OpenMode::READ_ONLY)?,
+            log: open(&self.layout.catalog_log(), OpenMode::READ_ONLY)?,
+            journal: journal.map_err(|error| error.to_string()),
+            open: &device,
+        };
+        super::check(&parts, options, progress)
+    }
+}
+
+fn open(path: &Path, mode: OpenMode) -> Result<Arc<dyn Device>, DeviceError> {
+    Ok(Arc::new(FileDevice::open(path, mode)?))
+}

@@ -1,0 +1,179 @@
+//! The offline check: reads a store with its own eyes, and says what is wrong, where, and which
+//! disks and snapshots it touches.
+//!
+//! It shares the formats with the rest of the program and nothing else, so that it does not
+//! inherit the mistakes of the code that keeps the store: it may import `base`, `ondisk`, `config`
+//! and `device` alone. It opens nothing for writing. Memory is that of the log, the small records,
+//! half a byte for each slot and a bit for each block of 2 TiB at a time; the big trees are gone
+//! through in the order of their keys.
+
+mod blame;
+mod blocks;
+mod catalog;
+mod data;
+mod devices;
+mod files;
+mod findings;
+mod journal;
+mod lent;
+mod log;
+mod names;
+mod overlay;
+mod packs;
+mod pages;
+mod problem;
+mod records;
+mod repair;
+mod report;
+mod root;
+mod segments;
+mod slots;
+mod space;
+mod totals;
+mod tree;
+mod versions;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use devices::OpenDevice;
+pub use files::{CheckError, Files};
+pub use journal::{End, Journal};
+pub use problem::{At, Kind, Problem, Severity};
+pub use report::{Report, Space, Verdict};
+
+use crate::base::{BLOCK_SIZE, BlockMask, DeviceNo, Place, Slot};
+use crate::device::Device;
+use blame::Bad;
+use catalog::Catalog;
+use findings::Findings;
+use lent::Lent;
+use root::NoRoot;
+
+/// What a store is made of.
+pub struct Parts<'a> {
+    /// The catalog's pages.
+    pub pages: Arc<dyn Device>,
+    /// The catalog's log.
+    pub log: Arc<dyn Device>,
+    /// The journal, or why it can't be opened.
+    pub journal: Result<Arc<dyn Device>, String>,
+    /// Opens a device of the pool.
+    pub open: &'a OpenDevice<'a>,
+}
+
+/// How thorough the check is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether every block of data is read and compared with its checksum.
+    pub data: bool,
+}
+
+/// Checks a store. `progress` hears of bytes of data read, and of all that there are.
+///
+/// # Errors
+/// Where there is nothing that can be checked: no catalog, or one of a later format.
+pub fn check(
+    parts: &Parts<'_>,
+    options: Options,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report, CheckError> {
+    let mut findings = Findings::default();
+    let root = match root::newest(&*parts.pages, &mut findings) {
+        Ok(root) => root,
+        Err(NoRoot::CouldNotCheck(why)) => return Err(CheckError::NotACatalog(why)),
+        Err(NoRoot::Damaged) => return Ok(Report::lost(findings)),
+    };
+    let mut catalog = Catalog::read(&*parts.pages, &*parts.log, root, &mut findings);
+    let readable = pages::check(&catalog, &mut findings);
+    records::check(&catalog, &mut findings);
+    space::check(&catalog, &mut findings);
+    let found = versions::check(&mut catalog, readable, &mut findings);
+    let devices = devices::open(&catalog, parts.open, &mut findings);
+    let reader = match &parts.journal {
+        Ok(journal) => {
+            let lent = Lent {
+                catalog: &catalog,
+                devices: &devices,
+            };
+            journal::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
+        }
+        Err(error) => {
+            findings.add(Problem::damage(Kind::Journal, error.clone()));
+            None
+        }
+    };
+    let journal = reader.as_ref().map(|reader| {
+        let journal = reader.scan(&mut findings, &mut |_| {});
+        let disks = catalog.disks.values().map(|disk| disk.applied);
+        let applied = disks.max().max(Some(catalog.marks.applied));
+        let next = crate::base::Seq(journal.next);
+        reader.applied_past(applied.unwrap_or_default(), next, &mut findings);
+        journal
+    });
+    let mut read = 0;
+    if readable.sums {
+        let total = found.blocks * BLOCK_SIZE;
+        let devices = Some(&devices).filter(|_| options.data);
+        let bad = look_at_blocks(&catalog, devices, &mut |bytes| {
+            read += bytes;
+            progress(read, total.max(read));
+        });
+        if !bad.is_empty() {
+            blame::report(&catalog, &bad, reader.as_ref(), &mut findings);
+        }
+    }
+    progress(read, read);
+    Ok(Report::new(
+        &catalog, &readable, &found, journal, read, findings,
+    ))
+}
+
+/// Finds blocks without a checksum, and, given the devices, those that differ from theirs.
+fn look_at_blocks(
+    catalog: &Catalog<'_>,
+    devices: Option<&BTreeMap<DeviceNo, Arc<dyn Device>>>,
+    progress: &mut dyn FnMut(u64),
+) -> Bad {
+    let mut unknown: Vec<(Place, BlockMask)> = Vec::new();
+    let mut missing = |place, mask| {
+        if unknown.len() < blame::MAX_SLOTS {
+            unknown.push((place, mask));
+        }
+    };
+    let mut bad = Bad::default();
+    match devices {
+        None => blocks::each(catalog, &mut |_, _, _, _| {}, &mut missing),
+        Some(devices) => {
+            let feed = |mut feed: data::Feed| {
+                let mut have = |device, group, blocks, sums: &_| {
+                    feed.group(device, group, blocks, sums);
+                };
+                blocks::each(catalog, &mut have, &mut missing);
+            };
+            let blocks = catalog.root.geometry.blocks() as u64;
+            data::read(devices, feed, progress, &mut |block| {
+                let slot = Slot(block.block / blocks);
+                let place = Place {
+                    device: block.device,
+                    slot,
+                };
+                let Some(of) = bad.at(place) else { return };
+                let index = (block.block % blocks) as usize;
+                match block.error {
+                    None => of.wrong.insert(index),
+                    Some(error) => {
+                        of.unreadable.insert(index);
+                        of.error = format!("can't be read: {error}");
+                    }
+                }
+            });
+        }
+    }
+    for (place, mask) in unknown {
+        if let Some(of) = bad.at(place) {
+            of.unknown = of.unknown.or(&mask);
+        }
+    }
+    bad
+}
