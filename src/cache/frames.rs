@@ -105,7 +105,7 @@ struct State {
     /// Tickets of those that wait, in order.
     line: VecDeque<u64>,
     next_ticket: u64,
-    /// How many free blocks the first in line waits for; 0 where it waits for something else.
+    /// How many free blocks the first in line waits for; 0 where nobody does.
     wanted: usize,
     throttle: Throttle,
 }
@@ -224,8 +224,10 @@ impl FramePool {
             match wait {
                 Some(Duration::ZERO) => break Ok(()),
                 wait => {
-                    if is_next && wait.is_none() {
-                        state.wanted = count;
+                    if is_next {
+                        // With more than the reserve nobody waits.
+                        let reserve = Throttle::reserve(self.size);
+                        state.wanted = if wait.is_none() { count } else { reserve };
                     }
                     let most = Duration::from_millis(100);
                     self.freed.wait_for(state, wait.unwrap_or(most).min(most));

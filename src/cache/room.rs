@@ -94,8 +94,12 @@ impl Cache {
         // slots that wait for old views to go: this one too.
         drop(view);
         self.flush()?;
-        let queue = self.queue.lock();
-        if queue.promises.available() >= needed || queue.promises.holds() {
+        let mut queue = self.queue.lock();
+        if queue.promises.available() >= needed {
+            return Ok(());
+        }
+        if queue.promises.holds() {
+            self.room.wait_for(&mut queue, Duration::from_millis(5));
             return Ok(());
         }
         Err(full)

@@ -9,8 +9,8 @@ use rustc_hash::FxHashMap;
 use crate::base::{Epoch, MapId, SegmentNo};
 use crate::ondisk::Space;
 
-/// Slots that are never held, so that a writer seldom has to wait for those that are.
-const PLENTY: u64 = 64;
+/// Slots that a batch does not hold, so that a writer seldom has to wait for those that it does.
+pub(super) const PLENTY: u64 = 64;
 
 /// A segment of a map in one epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,10 +66,10 @@ impl Promises {
         (self.space.free + self.space.pending).saturating_sub(spoken_for)
     }
 
-    /// Holds up to `wanted` slots for the next commit, as far as there are plenty. Returns how
-    /// many.
-    pub fn hold(&mut self, wanted: u64) -> u64 {
-        self.held = wanted.min(self.available().saturating_sub(PLENTY));
+    /// Holds up to `wanted` slots for the next commit, as far as it leaves so many available.
+    /// Returns how many.
+    pub fn hold(&mut self, wanted: u64, leave: u64) -> u64 {
+        self.held = wanted.min(self.available().saturating_sub(leave));
         self.held
     }
 
@@ -100,7 +100,8 @@ impl Promises {
 
     /// So many of them were adopted or given back, as the space says that goes with it.
     pub fn end_borrowing(&mut self, count: u64) {
-        self.borrowed -= count;
+        debug_assert!(count <= self.borrowed, "{count} of {}", self.borrowed);
+        self.borrowed = self.borrowed.saturating_sub(count);
     }
 
     /// How many new promises these segments need.

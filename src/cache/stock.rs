@@ -31,6 +31,8 @@ struct State {
     /// Taken by writers and given back: nothing came of the write, or something newer took its
     /// place before it was destaged. Still lent; may hold data.
     returned: Vec<Place>,
+    /// Taken by the destager for a batch that came to nothing. Still lent; may hold data.
+    unused: Vec<Place>,
     /// How many to keep ready: so many as the last batches took.
     want: u64,
     /// How many writers asked for since that was reckoned.
@@ -62,14 +64,21 @@ impl Stock {
         self.state.lock().returned.push(place);
     }
 
-    /// The slots that came back. They are lent no more, but given up.
-    pub fn take_returned(&self) -> Vec<Place> {
+    /// Slots that the destager took and that no commit will adopt.
+    pub fn give_up(&self, places: impl Iterator<Item = Place>) {
+        self.state.lock().unused.extend(places);
+    }
+
+    /// The slots that came back: those of writers, and the destager's. They are lent no more, but
+    /// given up.
+    pub fn take_returned(&self) -> (Vec<Place>, Vec<Place>) {
         let mut state = self.state.lock();
         let returned = std::mem::take(&mut state.returned);
-        for place in &returned {
+        let unused = std::mem::take(&mut state.unused);
+        for place in returned.iter().chain(&unused) {
             state.lent.remove(place);
         }
-        returned
+        (returned, unused)
     }
 
     /// Notes slots that a commit has put on the pending list, for whoever needs one.
@@ -191,7 +200,8 @@ mod tests {
         assert_eq!(stock.borrow(2), (vec![at(1), at(2)], true));
         stock.give_back(at(1));
         assert_eq!((stock.ready(), stock.lent()), (1, 3));
-        assert_eq!(stock.take_returned(), [at(1)]);
-        assert_eq!((stock.ready(), stock.lent()), (1, 2));
+        stock.give_up([at(2)].into_iter());
+        assert_eq!(stock.take_returned(), (vec![at(1)], vec![at(2)]));
+        assert_eq!((stock.ready(), stock.lent()), (1, 1));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::CacheError;
+use super::work::make_holes;
 use crate::base::{BlockMask, Place};
 use crate::store::Pool;
 
@@ -36,31 +36,26 @@ impl Holes {
     }
 
     /// Makes some of the holes.
-    pub fn step(&mut self, pool: &Pool) -> Result<(), CacheError> {
+    pub fn step(&mut self, pool: &Pool) {
         for _ in 0..AT_ONCE {
             let Some((place, blocks)) = self.0.pop_first() else {
-                return Ok(());
+                return;
             };
-            for run in blocks.runs() {
-                pool.punch(place, run)?;
-            }
+            make_holes(pool, place, &blocks);
         }
-        Ok(())
     }
 
     /// Makes so many that the rest is bounded.
-    pub fn keep_few(&mut self, pool: &Pool) -> Result<(), CacheError> {
+    pub fn keep_few(&mut self, pool: &Pool) {
         while self.0.len() > MOST {
-            self.step(pool)?;
+            self.step(pool);
         }
-        Ok(())
     }
 
     /// Makes all of them.
-    pub fn finish(&mut self, pool: &Pool) -> Result<(), CacheError> {
+    pub fn finish(&mut self, pool: &Pool) {
         while !self.is_empty() {
-            self.step(pool)?;
+            self.step(pool);
         }
-        Ok(())
     }
 }

@@ -146,7 +146,7 @@ impl Context<'_> {
     }
 
     /// Enters the layers as they are now, but for those that nothing shows of any more.
-    fn keep(
+    pub(super) fn keep(
         &self,
         key: VersionKey,
         on_top: Option<Descriptor>,

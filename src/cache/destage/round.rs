@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::super::ring::Ring;
-use super::super::space::ClaimKey;
+use super::super::space::{ClaimKey, PLENTY};
 use super::super::state::Cache;
 use super::super::throttle::Throttle;
 use super::super::{CacheError, queue};
@@ -33,7 +33,7 @@ const WIDE_CHUNK: usize = 2048;
 const RECLAIM_PATIENCE: Duration = Duration::from_millis(100);
 /// How long it waits for slots that it does need. They are promised, so they come as soon as the
 /// last reader has left.
-const READERS_PATIENCE: Duration = Duration::from_secs(120);
+const READERS_PATIENCE: Duration = Duration::from_secs(1);
 /// Batches by priority, after which the oldest record has its turn.
 const BY_PRIORITY: u32 = 8;
 /// Pause between two pieces of background work.
@@ -119,7 +119,10 @@ impl Destager {
             let pause = if idle { interval } else { BACKGROUND_PAUSE };
             let left = interval.saturating_sub(last.elapsed());
             match self.cache.signals.wait(pause.min(left)) {
-                Wake::Stop => return self.holes.finish(&self.cache.pool),
+                Wake::Stop => {
+                    self.holes.finish(&self.cache.pool);
+                    return Ok(());
+                }
                 Wake::Idle if last.elapsed() < interval => {}
                 Wake::Refill => self.refill()?,
                 Wake::Idle | Wake::Asked => {
@@ -177,7 +180,7 @@ impl Destager {
     fn background(&mut self) -> Result<(), CacheError> {
         self.move_tail()?;
         self.reclaim_some()?;
-        self.holes.step(&self.cache.pool)?;
+        self.holes.step(&self.cache.pool);
         // A reap copies blocks of live versions, which must be what their checksums say.
         if self.cache.queue.lock().is_unsettled() {
             return Ok(());
@@ -195,7 +198,7 @@ impl Destager {
     /// A step of a reap, with slots that nobody was promised, if there are any.
     fn reap_some(&mut self, reap: &mut Reap) -> Result<Step, CacheError> {
         let cache = self.cache.clone();
-        let held = cache.queue.lock().promises.hold(REAP_SLOTS);
+        let held = cache.queue.lock().promises.hold(REAP_SLOTS, 0);
         let view = cache.catalog.view();
         let found = self.slots.prepare(&view, held)?;
         self.slots.allow(found.min(held));
@@ -284,14 +287,15 @@ impl Destager {
         Ok(())
     }
 
-    /// Takes up the slots that writers gave back.
+    /// Takes up the slots that came back.
     fn take_returned(&mut self) {
-        let returned = self.cache.stock.take_returned();
-        if returned.is_empty() {
+        let (returned, unused) = self.cache.stock.take_returned();
+        if returned.is_empty() && unused.is_empty() {
             return;
         }
         let generation = self.cache.catalog.view().generation();
         self.reclaim.add(generation, &returned);
+        self.reclaim.add(generation, &unused);
         let count = returned.len() as u64;
         self.cache.queue.lock().promises.end_borrowing(count);
         self.cache.room.notify_all();
@@ -375,6 +379,7 @@ impl Destager {
             return Ok(());
         };
         self.cache.sync_for_destage(last)?;
+        let synced = started.elapsed();
         if let Some(at) = runs
             .iter()
             .position(|run| run.wide_zero(geometry).is_some())
@@ -397,10 +402,14 @@ impl Destager {
         }
         let packs = writes as u64 / IN_A_PACK + 1;
         self.slots
-            .allow(self.cache.queue.lock().promises.hold(packs));
+            .allow(self.cache.queue.lock().promises.hold(packs, PLENTY));
+        // Waiting for slots says nothing of how fast destaging is.
+        let started = Instant::now();
         self.destage_runs(runs)?;
-        let time = started.elapsed();
-        self.pace.took(bytes, limit, time);
+        let time = started.elapsed() + synced;
+        if bytes > 0 {
+            self.pace.took(bytes, limit, time);
+        }
         let blocks = u32::try_from(bytes / BLOCK_SIZE).unwrap_or(u32::MAX);
         if blocks >= MEASURED {
             self.cache.frames.destaged(blocks, time);
@@ -510,7 +519,8 @@ impl Destager {
         let view = self.cache.catalog.view();
         let given_up = work.punch_blocks(&self.cache.pool, &view, &mut self.holes)?;
         self.reclaim.add(view.generation(), &given_up);
-        self.holes.keep_few(&self.cache.pool)
+        self.holes.keep_few(&self.cache.pool);
+        Ok(())
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.

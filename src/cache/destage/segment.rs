@@ -169,7 +169,7 @@ impl Context<'_> {
             }
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
                 let version = self.rewrite(key, live, &update, slots, work)?;
-                work.changes.push(Change::PutVersion(key, version));
+                self.keep(key, None, version, &layers[1..own], work);
                 version.has_own_slot()
             }
             Some(_) => {

@@ -97,7 +97,7 @@ impl Work {
     /// There will be no commit: slots that were lent for it are nobody's again.
     pub fn give_back(self) {
         let lent = self.taken.iter().filter(|at| !self.unlent.contains(at));
-        lent.for_each(|place| self.stock.give_back(*place));
+        self.stock.give_up(lent.copied());
     }
 
     /// A slot that a writer filled, all but these blocks of it.
@@ -268,12 +268,19 @@ impl Work {
                 holes.add(*place, blocks);
                 continue;
             }
-            for run in blocks.runs() {
-                pool.punch(*place, run)?;
-            }
+            make_holes(pool, *place, blocks);
         }
         whole.iter().for_each(|place| holes.forget(*place));
         Ok(whole.into_iter().collect())
+    }
+}
+
+/// Gives blocks back to the host. Where it refuses, they stay allocated there, and no harm is done.
+pub(super) fn make_holes(pool: &Pool, place: Place, blocks: &BlockMask) {
+    for run in blocks.runs() {
+        if let Err(error) = pool.punch(place, run) {
+            log::warn!("space of {place} stays with the host's file: {error}");
+        }
     }
 }
 

@@ -1,0 +1,130 @@
+//! Who may have which slot, when few are left.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::engine::{Engine, SEGMENT, Shape};
+use common::model::new_disk;
+use snapmark::base::{DeviceNo, Place, Slot};
+use snapmark::volume::Extent;
+
+const FIRST: Place = Place {
+    device: DeviceNo(0),
+    slot: Slot(0),
+};
+
+fn manual(slots: u64) -> Engine {
+    Engine::new(Shape {
+        pool: (4 << 20) + slots / 2 * SEGMENT,
+        interval: Duration::from_secs(3600),
+        ..Shape::default()
+    })
+}
+
+/// A batch that finds too few slots gives up those it took from the stock, which no writer had
+/// borrowed.
+#[test]
+fn p7_a_batch_that_is_cut_short_gives_back_what_nobody_borrowed() {
+    let engine = manual(8);
+    let total = engine.catalog.view().space().total;
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    for segment in 0..total - 2 {
+        engine.write(disk, segment * SEGMENT, &[1; 4096]).unwrap();
+    }
+    engine.flush().unwrap();
+    // The last two were lent out with that commit.
+    let space = engine.catalog.view().space();
+    assert_eq!((space.free, space.pending), (0, 2));
+    let view = engine.catalog.view();
+    let (offset, len) = (0, 100 * SEGMENT);
+    engine.discard(disk, Extent { offset, len }).unwrap();
+    engine.flush().unwrap();
+    for segment in 0..3 {
+        engine.write(disk, segment * SEGMENT, &[2; 4096]).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| engine.flush());
+        // Longer than `READERS_PATIENCE`.
+        std::thread::sleep(Duration::from_secs(2));
+        drop(view);
+        flush.join().unwrap().unwrap();
+    });
+    engine.settle();
+    assert_eq!(engine.status().state, "ok");
+}
+
+/// A snapshot between two others goes away while fewer slots are left than a batch leaves to
+/// writers: two packed versions are merged into a new place all the same.
+#[test]
+fn p9_a_reap_gets_a_slot_on_a_pool_that_is_nearly_full() {
+    let engine = manual(200);
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    let round = |block: u64| {
+        for segment in 0..8 {
+            let at = segment * SEGMENT + block * 4096;
+            engine.write(disk, at, &[block as u8 + 1; 4096]).unwrap();
+        }
+        engine.flush().unwrap();
+    };
+    round(0);
+    engine.snapshot(&["d"], Some("a"), false).unwrap();
+    round(1);
+    engine.snapshot(&["d"], Some("b"), false).unwrap();
+    round(2);
+    let packs = engine.catalog.view().packs(FIRST, 100).unwrap();
+    assert!(!packs.is_empty(), "nothing was packed");
+    let fill = engine.create(new_disk("f", 1000 * SEGMENT)).unwrap();
+    let mut segment = 0;
+    loop {
+        engine.flush().unwrap();
+        let space = engine.catalog.view().space();
+        if space.free + space.pending <= 40 {
+            break;
+        }
+        engine.write(fill, segment * SEGMENT, &[9; 4096]).unwrap();
+        segment += 1;
+    }
+    engine.remove("d@b").unwrap();
+    for _ in 0..50 {
+        engine.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        if !engine.catalog.view().maps().unwrap().iter().any(|m| m.reap) {
+            return;
+        }
+    }
+    let space = engine.catalog.view().space();
+    panic!(
+        "5 s later the reap still waits, with {} slots that nobody was promised",
+        space.free + space.pending
+    );
+}
+
+/// Without a journal the live version is written anew; a layer below it of the same epoch, made by
+/// a session with a journal, goes when it is hidden.
+#[test]
+fn p9_layers_of_a_session_with_a_journal_go_in_one_without() {
+    let mut engine = manual(400);
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    let write = |engine: &Engine, block: u64, byte: u8| {
+        engine.write(disk, block * 4096, &[byte; 4096]).unwrap();
+    };
+    write(&engine, 0, 1);
+    engine.snapshot(&["d"], Some("a"), false).unwrap();
+    for block in 1..3 {
+        write(&engine, block, 2);
+        engine.flush().unwrap();
+    }
+    engine.shape.volatile = true;
+    let mut engine = engine.reopen();
+    (0..16).for_each(|block| write(&engine, block, 3));
+    engine.flush().unwrap();
+    engine.remove("d@a").unwrap();
+    engine.settle();
+    engine.shape.volatile = false;
+    let engine = engine.reopen();
+    engine.settle();
+    assert_eq!(engine.status().pool.used, SEGMENT);
+}
