@@ -102,6 +102,43 @@ fn p9_a_reap_gets_a_slot_on_a_pool_that_is_nearly_full() {
     );
 }
 
+/// Nothing is reclaimed while the journal is read. With a smaller cache than before, and no slot but
+/// those lent out, destaging waits for that, and the journal is read on all the same.
+#[test]
+fn p12_a_full_pool_opens_with_a_smaller_cache() {
+    let shape = Shape {
+        pool: (4 << 20) + 20 * SEGMENT,
+        cache: 8 << 20,
+        batch: 8 << 20,
+        interval: Duration::from_secs(3600),
+        ..Shape::default()
+    };
+    let mut engine = Engine::new(shape);
+    let total = engine.catalog.view().space().total;
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    for segment in 0..total / 2 {
+        engine.write(disk, segment * SEGMENT, &[1; 4096]).unwrap();
+    }
+    engine.flush().unwrap();
+    let space = engine.catalog.view().space();
+    assert_eq!((space.free, space.pending), (0, total - total / 2));
+    for block in 0..(total / 2) * 16 {
+        engine
+            .write(disk, total / 2 * SEGMENT + block * 4096, &[2; 4096])
+            .unwrap();
+    }
+    assert!(engine.status().cache.used > 1 << 20, "destaged already");
+    engine.shape.cache = 1 << 20;
+    let (done, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let engine = engine.kill();
+        let _ = done.send(());
+        engine.volumes.abandon();
+    });
+    let opened = opened.recv_timeout(Duration::from_secs(30));
+    assert!(opened.is_ok(), "not open after 30 s");
+}
+
 /// Without a journal the live version is written anew; a layer below it of the same epoch, made by
 /// a session with a journal, goes when it is hidden.
 #[test]

@@ -12,6 +12,9 @@ use super::throttle::Throttle;
 use super::{CacheError, Halt};
 use crate::base::{BLOCK, Checksum, checksum};
 
+/// How long a replay waits for destaging to give memory back.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Memory for one block, aligned as direct I/O wants it.
 #[repr(align(4096))]
 #[derive(Clone)]
@@ -105,6 +108,8 @@ struct State {
     /// Tickets of those that wait, in order.
     line: VecDeque<u64>,
     next_ticket: u64,
+    /// A replay found no memory for long: it takes what it needs.
+    has_grown: bool,
     /// How many free blocks the first in line waits for; 0 where nobody does.
     wanted: usize,
     throttle: Throttle,
@@ -141,6 +146,7 @@ impl FramePool {
             line: VecDeque::new(),
             next_ticket: 0,
             wanted: 0,
+            has_grown: false,
             throttle: Throttle::new(Instant::now()),
         };
         Arc::new(Self {
@@ -198,6 +204,39 @@ impl FramePool {
             pages,
             pool: self.clone(),
         })
+    }
+
+    /// As [`take`](Self::take), for the replay of the journal. Where destaging gives nothing back
+    /// for long, the pool grows beyond its size: it may itself wait for the end of the replay, for
+    /// slots that only then are known to be nobody's.
+    ///
+    /// # Errors
+    /// Where the store halts meanwhile.
+    pub fn take_for_replay(
+        self: &Arc<Self>,
+        count: usize,
+        halt: &Halt,
+        hurry: impl Fn(),
+    ) -> Result<Taken, CacheError> {
+        let started = Instant::now();
+        loop {
+            halt.check()?;
+            let mut state = self.state.lock();
+            state.has_grown |= started.elapsed() > REPLAY_PATIENCE;
+            let missing = count.saturating_sub(state.free.len());
+            if missing > 0 && state.has_grown {
+                let slab = vec![Page([0; BLOCK]); missing];
+                state.free.extend(slab.leak());
+            }
+            if state.free.len() >= count {
+                let keep = state.free.len() - count;
+                let pages = state.free.split_off(keep);
+                let pool = self.clone();
+                return Ok(Taken { pages, pool });
+            }
+            parking_lot::MutexGuard::unlocked(&mut state, &hurry);
+            self.freed.wait_for(&mut state, Duration::from_millis(20));
+        }
     }
 
     fn wait_in_line(

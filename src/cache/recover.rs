@@ -371,7 +371,7 @@ fn replay_data(cache: &Cache, found: &Replayed) -> Result<(), CacheError> {
         return Ok(());
     }
     // Taken before the lock: it may have to wait for the destager to make room.
-    let frames = cache.hold(&found.data)?;
+    let frames = cache.hold_for_replay(&found.data)?;
     let part = match &found.body {
         Body::Reference(reference) => {
             let lent: Vec<Arc<Lent>> = lent_sums(reference)

@@ -109,6 +109,14 @@ impl Cache {
         Ok(taken.fill_with(first.chunks_exact(BLOCK).chain(then.chunks_exact(BLOCK))))
     }
 
+    /// As [`hold`](Self::hold), for the replay of the journal.
+    pub(super) fn hold_for_replay(&self, data: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
+        let blocks = data.len() / crate::base::BLOCK;
+        let hurry = || self.signals.hurry();
+        let taken = self.frames.take_for_replay(blocks, &self.halt, hurry)?;
+        Ok(taken.fill(data))
+    }
+
     /// Whether so many bytes may have to wait for room in the memory or the journal.
     #[must_use]
     pub fn is_crowded(&self, len: usize) -> bool {
