@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use super::work::make_holes;
 use crate::base::{BlockMask, Place};
 use crate::store::Pool;
 
@@ -56,6 +55,15 @@ impl Holes {
     pub fn finish(&mut self, pool: &Pool) {
         while !self.is_empty() {
             self.step(pool);
+        }
+    }
+}
+
+/// Gives blocks back to the host. Where it refuses, they stay allocated there, and no harm is done.
+pub(super) fn make_holes(pool: &Pool, place: Place, blocks: &BlockMask) {
+    for run in blocks.runs() {
+        if let Err(error) = pool.punch(place, run) {
+            log::warn!("space of {place} stays with the host's file: {error}");
         }
     }
 }

@@ -1,10 +1,20 @@
 //! A version that stays takes in what shows through its gaps of those below it that go.
 
 use super::super::CacheError;
-use super::reap::Tools;
+use super::allocate::Allocator;
 use super::segment::{is_thin, new_packed};
+use super::work::Work;
 use crate::base::{BlockMask, Geometry};
 use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
+use crate::store::{Pool, View};
+
+/// What merges work with.
+pub(super) struct Tools<'a> {
+    pub view: &'a View,
+    pub pool: &'a Pool,
+    pub slots: &'a mut Allocator,
+    pub work: &'a mut Work,
+}
 
 /// A version that stays, and those below it that go.
 ///

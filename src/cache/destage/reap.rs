@@ -8,12 +8,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::CacheError;
-use super::allocate::Allocator;
-use super::merge::Merge;
-use super::work::Work;
+use super::merge::{Merge, Tools};
 use crate::base::{Epoch, MapId, SegmentNo};
 use crate::ondisk::{Change, Descriptor, VersionKey};
-use crate::store::{Pool, View};
 
 /// Versions looked at in one commit.
 const CHUNK: usize = 512;
@@ -124,14 +121,6 @@ impl Reap {
         }
         Ok(if through { Step::Done } else { Step::More })
     }
-}
-
-/// What a step works with.
-pub(super) struct Tools<'a> {
-    pub view: &'a View,
-    pub pool: &'a Pool,
-    pub slots: &'a mut Allocator,
-    pub work: &'a mut Work,
 }
 
 /// Who looks at a map.

@@ -8,7 +8,7 @@ use super::super::state::Cache;
 use super::super::stock::Stock;
 use super::super::{CacheError, Frame, Lent};
 use super::allocate::{NewSlot, adopt_changes, lend_changes};
-use super::holes::Holes;
+use super::holes::{Holes, make_holes};
 use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place, checksum};
 use crate::ondisk::{Change, Descriptor, Extent};
 use crate::store::{Catalog, Pool, View, read_blocks};
@@ -272,15 +272,6 @@ impl Work {
         }
         whole.iter().for_each(|place| holes.forget(*place));
         Ok(whole.into_iter().collect())
-    }
-}
-
-/// Gives blocks back to the host. Where it refuses, they stay allocated there, and no harm is done.
-pub(super) fn make_holes(pool: &Pool, place: Place, blocks: &BlockMask) {
-    for run in blocks.runs() {
-        if let Err(error) = pool.punch(place, run) {
-            log::warn!("space of {place} stays with the host's file: {error}");
-        }
     }
 }
 
