@@ -7,9 +7,10 @@ mod common;
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
+use common::invariants;
 use common::model::new_disk;
-use snapmark::base::{DeviceNo, Place, Slot};
-use snapmark::volume::Extent;
+use snapmark::base::{DeviceNo, Place, SegmentNo, Slot};
+use snapmark::volume::{Extent, Node};
 
 const FIRST: Place = Place {
     device: DeviceNo(0),
@@ -164,4 +165,46 @@ fn p9_layers_of_a_session_with_a_journal_go_in_one_without() {
     let engine = engine.reopen();
     engine.settle();
     assert_eq!(engine.status().pool.used, SEGMENT);
+}
+
+/// An epoch has 4,096 births for the versions of a segment. What comes then goes to another place
+/// together with the version that is on top.
+#[test]
+fn a_segment_outlives_the_births_of_its_epoch() {
+    let engine = manual(400);
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    let write = |block: u64, byte: u8| {
+        engine.write(disk, block * 4096, &[byte; 4096]).unwrap();
+        engine.flush().unwrap();
+    };
+    (0..16).for_each(|block| write(block, 1));
+    engine.snapshot(&["d"], Some("s"), false).unwrap();
+    write(1, 2);
+    let births = || {
+        let view = engine.catalog.view();
+        let map = view.disk(disk).unwrap().unwrap().map;
+        let (_, live) = view.live(map, SegmentNo(0)).unwrap().unwrap();
+        live.birth
+    };
+    let mut round = 0u32;
+    let mut after = 0;
+    while after < 20 {
+        // Two blocks, each a layer; both are gone again.
+        let byte = (round % 200) as u8 + 3;
+        write(0, byte);
+        write(2, byte + 1);
+        let mut blocks = [0; 3 * 4096];
+        engine.read(Node::Disk(disk), 0, &mut blocks).unwrap();
+        let seen = [0, 4096, 8192].map(|at| blocks[at]);
+        assert_eq!(seen, [byte, 2, byte + 1], "round {round}");
+        for offset in [0, 2 * 4096] {
+            engine.discard(disk, Extent { offset, len: 4096 }).unwrap();
+        }
+        engine.flush().unwrap();
+        after += u32::from(births().next_birth().is_none());
+        round += 1;
+        assert!(round < 10_000, "births are not used up");
+    }
+    engine.settle();
+    invariants::check(&engine.catalog.view(), &engine.pool, true);
 }

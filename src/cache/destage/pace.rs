@@ -1,5 +1,6 @@
-//! How much one batch takes: what waits for the cache's memory waits for a batch to end, so a batch
-//! takes about as long whatever the devices can do, and whatever snapshots make of its writes.
+//! How much one batch takes: about as long as others, whatever the devices can do and whatever
+//! snapshots make of its writes. So memory comes back at short intervals, which the throttle
+//! bridges.
 
 use std::time::Duration;
 

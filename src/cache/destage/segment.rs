@@ -296,7 +296,8 @@ impl Context<'_> {
     }
 
     /// The live version, which no snapshot sees, goes to another place together with what is new:
-    /// without a journal nothing may be overwritten.
+    /// without a journal nothing may be overwritten, and with one the epoch's births may be used
+    /// up.
     pub(super) fn rewrite(
         &self,
         key: VersionKey,
