@@ -24,7 +24,7 @@ use super::segment::{Context, Update};
 use super::signals::Wake;
 use super::work::Work;
 use crate::base::{BLOCK_SIZE, Epoch, MapId, SegmentNo};
-use crate::ondisk::{Change, Marks};
+use crate::ondisk::Change;
 use crate::store::{At, View};
 
 /// Segments of a wide discard dealt with in one commit.
@@ -230,7 +230,7 @@ impl Destager {
             if queue.recovering || !stale {
                 return Ok(());
             }
-            self.marks(&queue, durable)
+            self.cache.marks(&queue, durable)
         };
         self.cache.catalog.commit(&[Change::SetMarks(marks)])?;
         self.take_stock(&mut self.cache.queue.lock());
@@ -258,7 +258,7 @@ impl Destager {
             draft.forget_map(map, |map, epoch| hidden.contains_key(&(map, epoch)))?;
         }
         let more = std::mem::take(&mut draft.reap);
-        draft.marks = self.marks(&self.cache.queue.lock(), draft.marks);
+        draft.marks = self.cache.marks(&self.cache.queue.lock(), draft.marks);
         let changes = draft.changes()?;
         drop(view);
         self.cache.catalog.commit(&changes)?;
@@ -349,7 +349,7 @@ impl Destager {
             if let Some(ring) = &mut queue.ring {
                 ops.iter().for_each(|op| ring.done(op.seq));
             }
-            draft.marks = self.marks(&queue, draft.marks);
+            draft.marks = self.cache.marks(&queue, draft.marks);
         }
         let (reap, removed) = (
             std::mem::take(&mut draft.reap),
@@ -491,7 +491,7 @@ impl Destager {
         let marks = {
             let mut queue = self.cache.queue.lock();
             mark_done(&mut queue, &done);
-            self.marks(&queue, view.marks())
+            self.cache.marks(&queue, view.marks())
         };
         work.changes.push(Change::SetMarks(marks));
         drop(view);
@@ -618,15 +618,6 @@ impl Destager {
             }
             self.slots.forget();
         }
-    }
-
-    /// The marks for a commit, as the queue stands.
-    fn marks(&self, queue: &queue::Queue, mut marks: Marks) -> Marks {
-        match &queue.ring {
-            Some(ring) => (marks.journal_offset, marks.journal_seq) = ring.tail(queue.next),
-            None => marks.journal_seq = queue.next,
-        }
-        marks
     }
 }
 
