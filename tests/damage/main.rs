@@ -4,4 +4,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod everywhere;
 mod journal;
+mod kept;
+mod text;
+mod trial;
