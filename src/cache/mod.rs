@@ -24,6 +24,7 @@ mod recover;
 mod ring;
 mod room;
 mod scan;
+mod slab;
 mod space;
 mod state;
 mod stock;
