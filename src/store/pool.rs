@@ -95,6 +95,9 @@ pub enum PoolError {
 /// Whether [`format()`] may overwrite what another program wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
+    /// Refuse where anything but zeros stands at the start: for files, whose content no mark
+    /// tells.
+    IfEmpty,
     /// Refuse where something is recognised.
     No,
     /// Overwrite all but another snapmark device.
@@ -150,12 +153,20 @@ fn refuse_in_use(device: &dyn Device, new: &Superblock, force: Force) -> Result<
             _ => Err(PoolError::Ours { device: name() }),
         };
     }
-    match foreign(&start) {
-        Some(what) if force == Force::No => Err(PoolError::InUse {
+    let what = match force {
+        Force::Yes => None,
+        Force::No => foreign(&start),
+        Force::IfEmpty => {
+            let data = start.iter().any(|byte| *byte != 0);
+            foreign(&start).or(data.then_some("data of its own"))
+        }
+    };
+    match what {
+        Some(what) => Err(PoolError::InUse {
             device: name(),
             what,
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
