@@ -14,6 +14,14 @@ pub enum CacheError {
     /// The store is being closed.
     #[error("the store is closing")]
     Closed,
+    /// The cache's memory is not to be had.
+    #[error("the cache can't have {} MiB of memory: {error}; make cache.size smaller", bytes >> 20)]
+    NoMemory {
+        /// How much it is.
+        bytes: u64,
+        /// The host's word.
+        error: std::sync::Arc<std::io::Error>,
+    },
     /// The pool can't take it.
     #[error("the pool is full: {needed} segments needed, {available} available")]
     NoSpace {

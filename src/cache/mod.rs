@@ -23,6 +23,7 @@ mod queue;
 mod recover;
 mod ring;
 mod room;
+mod slab;
 mod space;
 mod state;
 mod stock;

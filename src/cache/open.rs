@@ -86,7 +86,7 @@ impl Cache {
             catalog,
             pool,
             journal,
-            frames: FramePool::new(data_blocks(config.size)),
+            frames: FramePool::new(data_blocks(config.size))?,
             queue: Mutex::new(queue),
             stock: Arc::new(Stock::default()),
             room: Condvar::new(),
