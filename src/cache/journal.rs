@@ -5,10 +5,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::window::Window;
 use super::{CacheError, Frame, Halt};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DeviceNo, Seq};
 use crate::device::Device;
 use crate::ondisk::journal::RING_START;

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::range::{total, within};
 use super::{Device, DeviceError, MemoryDevice, Operation};
+use crate::base::sync::thread;
 use recording::{Event, Recording};
 
 /// A recorder for the devices of one power domain: pool, catalog and journal together.
@@ -174,7 +175,7 @@ impl Device for CrashDevice {
         let covers = self.recording.lock().events.len();
         // What other threads write from here on may come too late for this sync, so it counts
         // as not covered: the contract speaks of writes that returned before the call.
-        std::thread::yield_now();
+        thread::yield_now();
         self.recording.lock().record(Event::Sync {
             device: self.number,
             covers,
