@@ -6,11 +6,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::slab::{self, Page};
 use super::throttle::Throttle;
 use super::{CacheError, Halt};
+use crate::base::sync::{Condvar, Mutex, MutexGuard};
 use crate::base::{BLOCK, Checksum, checksum};
 
 /// How long a replay waits for destaging to give memory back.
@@ -219,14 +218,14 @@ impl FramePool {
                 let pool = self.clone();
                 return Ok(Taken { pages, pool });
             }
-            parking_lot::MutexGuard::unlocked(&mut state, &hurry);
+            MutexGuard::unlocked(&mut state, &hurry);
             self.freed.wait_for(&mut state, Duration::from_millis(20));
         }
     }
 
     fn wait_in_line(
         &self,
-        state: &mut parking_lot::MutexGuard<'_, State>,
+        state: &mut MutexGuard<'_, State>,
         count: usize,
         halt: &Halt,
         hurry: impl Fn(),
@@ -242,7 +241,7 @@ impl FramePool {
             if is_next && state.has(count, self.size) {
                 break Ok(());
             }
-            parking_lot::MutexGuard::unlocked(state, &hurry);
+            MutexGuard::unlocked(state, &hurry);
             let is_next = state.line.front() == Some(&ticket);
             let wait = state.wait(count, self.size).filter(|_| is_next);
             match wait {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::window::Window;
 use super::{CacheError, Frame, Halt};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DeviceNo, Seq};
 use crate::device::Device;
 use crate::ondisk::Marks;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use super::destage::{Destager, Signals};
@@ -16,6 +15,7 @@ use super::space::Promises;
 use super::state::{Cache, CacheConfig};
 use super::stock::Stock;
 use super::{CacheError, FramePool, Halt, Lines, MapState};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
 use crate::store::{Catalog, Pool};

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use super::destage::Signals;
@@ -12,6 +11,7 @@ use super::journal::Journal;
 use super::queue::Queue;
 use super::stock::Stock;
 use super::{CacheError, Frame, FramePool, Halt};
+use crate::base::sync::{Condvar, Mutex, thread};
 use crate::base::{BLOCK, DeviceNo, DiskId, Epoch, Geometry, MapId, Seq};
 use crate::ondisk::{Change, Marks};
 use crate::store::{Catalog, Pool};
@@ -58,7 +58,7 @@ pub struct Cache {
     pub(super) crowded: AtomicBool,
     /// Snapshots without a name that are still open; a reap spares them.
     pub(super) open_hidden: Mutex<FxHashMap<(MapId, Epoch), u32>>,
-    pub(super) worker: Mutex<Option<std::thread::JoinHandle<()>>>,
+    pub(super) worker: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 /// How full the cache is.
@@ -81,7 +81,7 @@ pub struct CacheUse {
 }
 
 impl Cache {
-    pub(super) fn set_worker(&self, worker: std::thread::JoinHandle<()>) {
+    pub(super) fn set_worker(&self, worker: thread::JoinHandle<()>) {
         *self.worker.lock() = Some(worker);
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use snapmark::base::sync::thread;
 use snapmark::base::{DeviceNo, Geometry};
 use snapmark::cache::{CacheConfig, CacheParts, create_journal};
 use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
@@ -195,7 +196,7 @@ impl Engine {
                 "space does not return: {:?}",
                 self.volumes.status()
             );
-            std::thread::sleep(Duration::from_millis(2));
+            thread::sleep(Duration::from_millis(2));
         }
     }
 
