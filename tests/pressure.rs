@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 const LIMIT: u64 = 200 * MIB;
 /// What the writers write: several times the limit.
 const EACH: u64 = 300 * MIB;
-/// How long it may take before it counts as a deadlock.
+/// How long the daemon may write nothing before it counts as a deadlock.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A group of processes that share a limit of memory; removed when dropped.
@@ -110,6 +110,13 @@ fn break_connection(mnt: &Path) {
     ));
 }
 
+/// Bytes that a process has written so far.
+fn written(process: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.and_then(|line| line.parse().ok()).unwrap_or_default()
+}
+
 fn resident(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -183,17 +190,21 @@ fn under_pressure(name: &str, daemon_too: bool) {
             disk = disk.display(),
         );
         let mut writers = Running::sh(&line);
-        let mut most = 0;
+        let (mut most, mut last, mut moved) = (0, 0, Instant::now());
         while writers.runs() {
             most = most.max(resident(store.pid()));
-            if started.elapsed() > WATCHDOG {
+            let now = written(store.pid());
+            if now != last {
+                (last, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() > WATCHDOG {
                 let stacks = sh(&format!(
                     "for p in $(cat {}); do cat /proc/$p/comm /proc/$p/stack; done 2>&1 || true",
                     procs.display()
                 ));
                 break_connection(&store.mnt());
                 store.kill9_only();
-                panic!("{turn}: not done after {WATCHDOG:?}\n{stacks}");
+                panic!("{turn}: nothing was written for {WATCHDOG:?}\n{stacks}");
             }
             std::thread::sleep(Duration::from_millis(100));
         }
