@@ -11,6 +11,7 @@ mod bodies;
 #[path = "common/random.rs"]
 mod random;
 #[path = "damage/text.rs"]
+#[allow(dead_code, reason = "the tests of damage write such texts, too")]
 mod text;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -16,6 +16,7 @@ mod data;
 mod devices;
 mod files;
 mod findings;
+mod headers;
 mod journal;
 mod lent;
 mod log;
@@ -49,7 +50,7 @@ use crate::device::Device;
 use blame::Bad;
 use catalog::Catalog;
 use findings::Findings;
-use journal::Opened;
+use headers::Opened;
 use lent::Lent;
 use root::NoRoot;
 
@@ -99,7 +100,7 @@ pub fn check(
                 catalog: &catalog,
                 devices: &devices,
             };
-            journal::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
+            headers::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
         }
         Err(error) => {
             findings.add(Problem::damage(Kind::Journal, error.clone()));
