@@ -88,6 +88,7 @@ fn words(status: &volume::Status) -> String {
         ),
         None => writeln!(text, "journal  none (volatile mode)"),
     };
+    let _ = writeln!(text, "scrub    {}", status.scrub);
     let _ = write!(
         text,
         "disks    {}, with {} snapshots\n\n{}",
