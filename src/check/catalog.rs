@@ -42,11 +42,14 @@ impl<'a> Catalog<'a> {
     /// Reads the small trees, and lays the log over them.
     pub fn read(
         pages: &'a dyn Device,
-        log_device: &dyn Device,
+        log_device: Result<&dyn Device, &str>,
         root: Root,
         findings: &mut Findings,
     ) -> Self {
-        let log = log::read(log_device, &root, findings);
+        let log = match log_device {
+            Ok(device) => log::read(device, &root, findings),
+            Err(why) => log::missing(why, &root, findings),
+        };
         let mut catalog = Self {
             pages,
             disks: BTreeMap::new(),
@@ -65,7 +68,9 @@ impl<'a> Catalog<'a> {
         };
         catalog.read_records(findings);
         catalog.read_space(findings);
-        catalog.replay(log_device, findings);
+        if let Ok(device) = log_device {
+            catalog.replay(device, findings);
+        }
         catalog
     }
 

@@ -91,7 +91,15 @@ pub(super) fn open<'a>(
                 b
             }
         }
-        (Ok(header), Err(_)) | (Err(_), Ok(header)) => header,
+        (Ok(header), Err(other)) | (Err(other), Ok(header)) => {
+            // A torn one is what a crash leaves. One that can't be read may be the newer one.
+            if let BadHeader::Device(error) = other {
+                findings.add(wrong(format!(
+                    "one of its two headers can't be read: {error}"
+                )));
+            }
+            header
+        }
         (Err(even), Err(odd)) => {
             findings.add(wrong(format!(
                 "it has no header ({even}; {odd}): what was acknowledged and not yet in the \
@@ -156,7 +164,8 @@ enum Spot {
     Record(Box<Found>),
     /// The record's header, and not all of the rest.
     Torn,
-    /// A whole record of a kind that this program does not know.
+    /// Nobody can tell: a whole record of a kind that this program does not know, or the device
+    /// does not give it.
     Unknown(String),
     Nothing,
 }
@@ -239,8 +248,10 @@ impl Reader<'_> {
                 (Spot::Record(a), Spot::Record(b)) if b.header.session > a.header.session => {
                     Spot::Record(b)
                 }
-                (best @ (Spot::Record(_) | Spot::Unknown(_)), _) => best,
-                (_, found @ (Spot::Record(_) | Spot::Unknown(_))) => found,
+                (best @ Spot::Record(_), _) => best,
+                (_, found @ Spot::Record(_)) => found,
+                (best @ Spot::Unknown(_), _) => best,
+                (_, found @ Spot::Unknown(_)) => found,
                 (Spot::Torn, _) | (_, Spot::Torn) => Spot::Torn,
                 _ => Spot::Nothing,
             };
@@ -273,10 +284,13 @@ impl Reader<'_> {
         if offset.saturating_add(RECORD_HEADER as u64) > self.ring {
             return Spot::Nothing;
         }
-        let read = |buf: &mut [u8], at: u64| self.device.read_at(buf, RING_START + at).is_ok();
+        let read = |buf: &mut [u8], at: u64| {
+            let read = self.device.read_at(buf, RING_START + at);
+            read.map_err(|error| Spot::Unknown(error.to_string()))
+        };
         let mut head = vec![0; RECORD_HEADER];
-        if !read(&mut head, offset) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head, offset) {
+            return unknown;
         }
         let header = match RecordHeader::decode(&head) {
             Ok(header) if expected(&header) => header,
@@ -286,8 +300,8 @@ impl Reader<'_> {
             return Spot::Nothing;
         }
         head.resize(header.head_len(), 0);
-        if !read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
+            return unknown;
         }
         let body = match header.body(&head) {
             Ok(body) => body,
@@ -299,8 +313,8 @@ impl Reader<'_> {
             return Spot::Nothing;
         }
         let mut data = vec![0; body.data_len()];
-        if !read(&mut data, offset + header.head_len() as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut data, offset + header.head_len() as u64) {
+            return unknown;
         }
         let differs = |(block, sum): (&[u8], &Checksum)| checksum(block) != *sum;
         let blocks = data.chunks_exact(BLOCK);
@@ -323,7 +337,7 @@ impl Reader<'_> {
     /// What follows the last record: nothing, the half of one, or, after a gap, more of them.
     fn end(&self, next: &Next, torn: bool, findings: &mut Findings) -> End {
         let place = RING_START + next.at.min(self.ring);
-        if let Some(later) = self.search(next.seq) {
+        if let Some(later) = self.search(next.seq, findings) {
             let (seq, at) = (later.header.seq, RING_START + later.offset);
             let missing = format!(
                 "record {} is missing or not whole, and record {seq} follows at byte {at}",
@@ -352,7 +366,7 @@ impl Reader<'_> {
     }
 
     /// Searches the ring for a whole record of the last session that comes after this one.
-    fn search(&self, after: Seq) -> Option<Box<Found>> {
+    fn search(&self, after: Seq, findings: &mut Findings) -> Option<Box<Found>> {
         let later = |header: &RecordHeader| {
             header.seq > after
                 && header.session == self.last.session
@@ -362,7 +376,9 @@ impl Reader<'_> {
         let mut first: Option<Box<Found>> = None;
         for start in (0..self.ring).step_by(SEARCH as usize) {
             let part = &mut bytes[..(self.ring - start).min(SEARCH) as usize];
-            if self.device.read_at(part, RING_START + start).is_err() {
+            if let Err(error) = self.device.read_at(part, RING_START + start) {
+                let message = format!("whether more records follow can't be told: {error}");
+                findings.add(self.damage(message, RING_START + start));
                 continue;
             }
             let spots = part.chunks_exact(RECORD_ALIGN);

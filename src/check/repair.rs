@@ -89,7 +89,12 @@ pub(super) fn repair(
         return nothing("nothing was repaired: the log is full; mount and unmount the store once");
     }
     // A commit that the daemon would refuse must not come into the log: it could not open it.
-    let mut catalog = Catalog::read(&pages, &log, tail.root.clone(), &mut Findings::default());
+    let mut catalog = Catalog::read(
+        &pages,
+        Ok(&log),
+        tail.root.clone(),
+        &mut Findings::default(),
+    );
     if let Err(error) = catalog.apply(&changes) {
         return nothing(&format!("nothing was repaired: {error}"));
     }
