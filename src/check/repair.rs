@@ -60,11 +60,10 @@ pub(super) fn repair(
     log: &Path,
     now: Timestamp,
 ) -> Result<Repaired, CheckError> {
-    let changes: Vec<Change> = report
-        .problems
-        .iter()
-        .flat_map(|problem| problem.mend.iter().cloned())
-        .collect();
+    let mends = report.problems.iter().flat_map(|problem| &problem.mend);
+    let mut changes: Vec<Change> = mends.cloned().collect();
+    // Counts first: they are those of the lists as they are, and the other changes keep them.
+    changes.sort_by_key(|change| !is_count(change));
     let Some(tail) = report.tail.as_ref().filter(|_| !changes.is_empty()) else {
         return Ok(Repaired::Nothing(None));
     };
@@ -105,6 +104,13 @@ pub(super) fn repair(
     log.write_at(&[IoSlice::new(&frame)], tail.offset)?;
     log.sync()?;
     Ok(Repaired::Done(copies))
+}
+
+fn is_count(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::CountFree(..) | Change::CountSpace(_) | Change::CountPack(..)
+    )
 }
 
 fn frame(tail: &Tail, changes: &[Change]) -> Result<Vec<u8>, FormatError> {
