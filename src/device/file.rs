@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::discard::discard;
@@ -100,8 +100,8 @@ impl FileDevice {
     ///
     /// # Errors
     /// Where it isn't there, may not be opened, is neither regular file nor block device, is a
-    /// symbolic link (`ELOOP`, unless links are followed) or, to be written, a block device in
-    /// use (`EBUSY`).
+    /// symbolic link (`ELOOP`, unless links are followed) or, to be written, in use (`EBUSY`) or
+    /// a file with more names than one (unless links are followed).
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, DeviceError> {
         open_file(path, mode)
             .and_then(|(file, kind)| Self::from_file(file, path, kind))
@@ -302,12 +302,19 @@ fn open_file(path: &Path, mode: OpenMode) -> io::Result<(File, Kind)> {
         flags |= OFlags::NOFOLLOW;
     }
     // EXCL without CREATE is defined for block devices alone: the host refuses one in use.
-    let expected = kind_of(if mode.follow {
+    let found = if mode.follow {
         rustix::fs::stat(path)?
     } else {
         rustix::fs::lstat(path)?
-    });
-    if mode.write && expected == Some(Kind::Block) {
+    };
+    if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    let expected = kind_of(found);
+    // Some devices act when they are merely opened.
+    let odd = || invalid("it is neither a regular file nor a block device");
+    let kind = expected.ok_or_else(odd)?;
+    if mode.write && kind == Kind::Block {
         flags |= OFlags::EXCL;
     }
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -315,13 +322,38 @@ fn open_file(path: &Path, mode: OpenMode) -> io::Result<(File, Kind)> {
         // Where the host does not care, it is slower and no more.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
     }
-    match kind_of(rustix::fs::fstat(&file)?) {
-        Some(kind) if Some(kind) == expected => Ok((file, kind)),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is neither a regular file nor a block device",
-        )),
+    let found = rustix::fs::fstat(&file)?;
+    if kind_of(found) != Some(kind) {
+        return Err(odd());
     }
+    if kind == Kind::Regular && mode.write {
+        if !mode.follow && found.st_nlink > 1 {
+            return Err(invalid(
+                "it has another name (a hard link), under which its content would change too; \
+                 copy it, or remove the other name",
+            ));
+        }
+        claim(&file)?;
+    }
+    Ok((file, kind))
+}
+
+/// Takes a file that is to be written for this opener alone, as `EXCL` does a block device: two
+/// stores that name one file, as a copied store does, would destroy each other.
+fn claim(file: &File) -> io::Result<()> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "it is in use, by this store or another one",
+        )),
+        // Some network file systems have no locks.
+        Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
 /// Opens what is open already once more, for reads past the page cache.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
 use crate::device::{Device, DeviceError};
 use crate::ondisk::{
@@ -96,6 +97,9 @@ pub enum PoolError {
 /// Whether [`format()`] may overwrite what another program wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
+    /// Refuse where anything but zeros stands at the start: for files, whose content no mark
+    /// tells.
+    IfEmpty,
     /// Refuse where something is recognised.
     No,
     /// Overwrite all but another snapmark device.
@@ -151,12 +155,20 @@ fn refuse_in_use(device: &dyn Device, new: &Superblock, force: Force) -> Result<
             _ => Err(PoolError::Ours { device: name() }),
         };
     }
-    match foreign(&start) {
-        Some(what) if force == Force::No => Err(PoolError::InUse {
+    let what = match force {
+        Force::Yes => None,
+        Force::No => foreign(&start),
+        Force::IfEmpty => {
+            let data = start.iter().any(|byte| *byte != 0);
+            foreign(&start).or(data.then_some("data of its own"))
+        }
+    };
+    match what {
+        Some(what) => Err(PoolError::InUse {
             device: name(),
             what,
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -336,7 +348,7 @@ impl Pool {
             return Ok(());
         };
         // One device is the rule, and then no thread is started.
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let started: Vec<_> = others
                 .iter()
                 .map(|member| scope.spawn(|| member.device.sync()))

@@ -104,9 +104,29 @@ fn links_are_followed_only_where_asked_and_odd_files_never() {
         let refused = FileDevice::open(odd, OpenMode::READ_ONLY).unwrap_err();
         assert!(refused.to_string().contains("can't open"), "{refused}");
     }
+    drop(followed);
+    let other = dir.path().join("other");
+    std::fs::hard_link(&file, &other).unwrap();
+    let refused = FileDevice::open(&file, OpenMode::READ_WRITE).unwrap_err();
+    assert!(refused.to_string().contains("hard link"), "{refused}");
+    FileDevice::open(&file, OpenMode::READ_ONLY).unwrap();
+    FileDevice::open(&file, OpenMode::READ_WRITE.following_links()).unwrap();
     let fifo = dir.path().join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
     assert!(FileDevice::open(&fifo, OpenMode::READ_ONLY).is_err());
+}
+
+#[test]
+fn a_file_is_written_by_one_at_a_time() {
+    let dir = temp();
+    let path = dir.path().join("d");
+    drop(FileDevice::create(&path, 4096, Fill::Sparse).unwrap());
+    let first = FileDevice::open(&path, OpenMode::READ_WRITE).unwrap();
+    let second = FileDevice::open(&path, OpenMode::READ_WRITE.following_links()).unwrap_err();
+    assert!(second.to_string().contains("in use"), "{second}");
+    FileDevice::open(&path, OpenMode::READ_ONLY).unwrap();
+    drop(first);
+    FileDevice::open(&path, OpenMode::READ_WRITE).unwrap();
 }
 
 #[test]

@@ -16,12 +16,11 @@ mod walk;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use super::volumes::Result;
 use super::{ScrubState, ScrubStatus, VolumeError, Volumes};
+use crate::base::sync::Mutex;
+use crate::base::sync::thread::{self, JoinHandle};
 use state::{Ask, Ended, Shared};
 use walk::Walk;
 
@@ -196,7 +195,7 @@ impl Scrub {
         join(worker.take());
         let (volumes, shared) = (self.volumes.clone(), Arc::clone(&self.shared));
         let config = self.config.clone();
-        let thread = std::thread::Builder::new().name("scrub".to_owned());
+        let thread = thread::Builder::new().name("scrub".to_owned());
         let spawned = thread.spawn(move || {
             let mut guard = Guard {
                 shared: &shared,

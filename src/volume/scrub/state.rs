@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::mapped::Stretch;
 use super::rate::Bucket;
 use crate::base::now;
+use crate::base::sync::{Condvar, Mutex};
 use crate::volume::report::rfc3339;
 use crate::volume::{ScrubProblem, ScrubState, ScrubStatus};
 
 /// Problems that are remembered, the last ones.
 const REMEMBERED: usize = 32;
+
+/// How long is waited for a word; it is waited for again.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Why a scrub ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +147,9 @@ impl Shared {
             match state.ask {
                 Ask::Stop => return Err(Ended::Stopped),
                 Ask::Close => return Err(Ended::Closed),
-                Ask::Pause => self.changed.wait(&mut state),
+                Ask::Pause => {
+                    self.changed.wait_for(&mut state, LONG);
+                }
                 Ask::Run => {
                     let now = self.now();
                     let wait = state.bucket.wait(now);
