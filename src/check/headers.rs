@@ -48,7 +48,15 @@ pub(super) fn open<'a>(
                 b
             }
         }
-        (Ok(header), Err(_)) | (Err(_), Ok(header)) => header,
+        (Ok(header), Err(other)) | (Err(other), Ok(header)) => {
+            // A torn one is what a crash leaves. One that can't be read may be the newer one.
+            if let BadHeader::Device(error) = other {
+                findings.add(wrong(format!(
+                    "one of its two headers can't be read: {error}"
+                )));
+            }
+            header
+        }
         (Err(even), Err(odd)) => {
             let what = match marks.closed {
                 true => "it was closed in order, so nothing is lost",

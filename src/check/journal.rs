@@ -87,7 +87,8 @@ enum Spot {
     Without(Box<Found>, Place),
     /// The record's header, and not all of the rest.
     Torn,
-    /// A whole record of a kind that this program does not know.
+    /// Nobody can tell: a whole record of a kind that this program does not know, or the device
+    /// does not give it.
     Unknown(String),
     Nothing,
 }
@@ -174,6 +175,10 @@ impl<'a> Reader<'a> {
             };
         };
         let behind = Behind::search(self.device, self.ring, next.seq, &mut past);
+        if let Some((at, error)) = &behind.unread {
+            let message = format!("whether more records follow can't be told: {error}");
+            findings.add(self.damage(message, *at));
+        }
         if past.header_is_lost() {
             let message = "its newest header is lost, and the records show what it said";
             let slot = u64::from(past.session() % 2) * PAGE;
@@ -232,6 +237,8 @@ impl<'a> Reader<'a> {
             best = match (best, spot) {
                 (Spot::Nothing, spot) => spot,
                 (Spot::Torn, spot) if !matches!(spot, Spot::Nothing) => spot,
+                // Where it does not stand, nothing needs to be read.
+                (Spot::Unknown(_), spot @ (Spot::Record(_) | Spot::Without(_, _))) => spot,
                 (
                     Spot::Record(a) | Spot::Without(a, _),
                     spot @ (Spot::Record(_) | Spot::Without(_, _)),
@@ -263,10 +270,13 @@ impl<'a> Reader<'a> {
         if offset.saturating_add(RECORD_HEADER as u64) > self.ring {
             return Spot::Nothing;
         }
-        let read = |buf: &mut [u8], at: u64| self.device.read_at(buf, RING_START + at).is_ok();
+        let read = |buf: &mut [u8], at: u64| {
+            let read = self.device.read_at(buf, RING_START + at);
+            read.map_err(|error| Spot::Unknown(error.to_string()))
+        };
         let mut head = vec![0; RECORD_HEADER];
-        if !read(&mut head, offset) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head, offset) {
+            return unknown;
         }
         let header = match RecordHeader::decode(&head) {
             Ok(header) if expected(&header) => header,
@@ -276,8 +286,8 @@ impl<'a> Reader<'a> {
             return Spot::Nothing;
         }
         head.resize(header.head_len(), 0);
-        if !read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
+            return unknown;
         }
         let body = match header.body(&head) {
             Ok(body) => body,
@@ -291,8 +301,8 @@ impl<'a> Reader<'a> {
         // What the catalog has applied was whole once.
         let wanted = self.lent.is_wanted(&header, created);
         let mut data = vec![0; if wanted { body.data_len() } else { 0 }];
-        if !read(&mut data, offset + header.head_len() as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut data, offset + header.head_len() as u64) {
+            return unknown;
         }
         let differs = |(block, sum): (&[u8], &Checksum)| checksum(block) != *sum;
         let blocks = data.chunks_exact(BLOCK);

@@ -58,8 +58,8 @@ use root::NoRoot;
 pub struct Parts<'a> {
     /// The catalog's pages.
     pub pages: Arc<dyn Device>,
-    /// The catalog's log.
-    pub log: Arc<dyn Device>,
+    /// The catalog's log, or why there is none.
+    pub log: Result<Arc<dyn Device>, String>,
     /// The journal, or why it can't be opened.
     pub journal: Result<Arc<dyn Device>, String>,
     /// Opens a device of the pool.
@@ -88,7 +88,8 @@ pub fn check(
         Err(NoRoot::CouldNotCheck(why)) => return Err(CheckError::NotACatalog(why)),
         Err(NoRoot::Damaged) => return Ok(Report::lost(findings)),
     };
-    let mut catalog = Catalog::read(&*parts.pages, &*parts.log, root, &mut findings);
+    let log = parts.log.as_deref().map_err(String::as_str);
+    let mut catalog = Catalog::read(&*parts.pages, log, root, &mut findings);
     let readable = pages::check(&catalog, &mut findings);
     records::check(&catalog, &mut findings);
     space::check(&catalog, &mut findings);

@@ -114,6 +114,8 @@ impl Model {
                     there(self.pending.remove(&place(device, slot)))?;
                 }
             }
+            // Here the counts are always right.
+            Change::CountFree(..) | Change::CountSpace(_) | Change::CountPack(..) => {}
         }
         Ok(())
     }
