@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use super::destage::{Destager, Signals};
@@ -11,10 +10,12 @@ use super::journal::Journal;
 use super::queue::Queue;
 use super::recover::Recovery;
 use super::ring::Ring;
+use super::scan::Scan;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
 use super::stock::Stock;
 use super::{CacheError, FramePool, Halt, Lines, MapState};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
 use crate::store::{Catalog, Pool};
@@ -56,12 +57,15 @@ impl Cache {
         let (journal, ring, recovery) = if config.volatile {
             (None, None, Recovery::nothing(marks))
         } else {
-            let recovery = Recovery::begin(&device, catalog.uuid(), marks)?;
-            let ring = Ring::new(recovery.ring(), marks.journal_offset % recovery.ring());
+            let disks = view.disks()?;
+            let applied = disks.iter().map(|disk| disk.applied).max();
+            let applied = applied.unwrap_or_default();
+            let scan = Scan::begin(&device, catalog.uuid(), &marks, applied)?;
+            let ring = Ring::new(scan.ring(), marks.journal_offset % scan.ring());
             (
-                Some(Journal::new(device, recovery.session(), before)),
+                Some(Journal::new(device, scan.key(), before)),
                 Some(ring),
-                recovery,
+                Recovery::of(scan, marks),
             )
         };
         let queue = Queue {
@@ -86,7 +90,7 @@ impl Cache {
             catalog,
             pool,
             journal,
-            frames: FramePool::new(data_blocks(config.size)),
+            frames: FramePool::new(data_blocks(config.size))?,
             queue: Mutex::new(queue),
             stock: Arc::new(Stock::default()),
             room: Condvar::new(),

@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 
-use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
+use crate::base::sync::Mutex;
 use crate::base::{DeviceNo, Place};
 use crate::ondisk::Space;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::repair::{self, Repaired};
-use super::{Kind, Options, Parts, Problem, Report};
+use super::{Kind, Options, Parts, Problem, Report, Severity, Verdict};
 use crate::base::now;
 use crate::config::{Layout, LockError, Settings, SettingsError, StoreLock};
 use crate::device::{Device, DeviceError, FileDevice, OpenMode};
@@ -93,6 +93,42 @@ impl Files {
                 Ok(repair::joined(before, after, &copies))
             }
         }
+    }
+
+    /// Gives up what a damaged journal has from the damage on, so that the store can be mounted
+    /// with all that came before. A copy of the journal is made first. Then as
+    /// [`repair`](Self::repair).
+    ///
+    /// # Errors
+    /// Where there is nothing that can be checked, or the journal can't be copied or written.
+    pub fn drop_journal_tail(
+        &self,
+        options: Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Report, CheckError> {
+        let before = self.check(options, progress)?;
+        let Some(cut) = &before.cut else {
+            return self.repair(options, progress);
+        };
+        let journal = self.settings.journal_path(self.layout.dir());
+        let journal = FileDevice::open(&journal, OpenMode::READ_WRITE.following_links())?;
+        let beside = self.layout.dir().join("journal");
+        let copy = repair::copy(&journal, &beside, journal.len(), now())?;
+        cut.make(&journal)?;
+        let mut after = self.repair(options, progress)?;
+        if after.verdict == Verdict::Clean {
+            after.verdict = Verdict::Repaired;
+        }
+        let given_up = before.problems.into_iter();
+        let given_up = given_up.filter(|problem| problem.kind == Kind::Journal);
+        after.problems.extend(given_up.map(|problem| Problem {
+            repaired: true,
+            severity: Severity::Repairable,
+            ..problem
+        }));
+        let message = format!("a copy of the journal as it was: {}", copy.display());
+        after.problems.push(Problem::note(Kind::File, message));
+        Ok(after)
     }
 
     /// Checks the store; see [`super::check`].

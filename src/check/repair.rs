@@ -93,7 +93,11 @@ pub(super) fn repair(
     if let Err(error) = catalog.apply(&changes) {
         return nothing(&format!("nothing was repaired: {error}"));
     }
-    let copies = [copy(&pages, tail.pages, now)?, copy(&log, log.len(), now)?];
+    let beside = |file: &FileDevice| PathBuf::from(file.name());
+    let copies = [
+        copy(&pages, &beside(&pages), tail.pages, now)?,
+        copy(&log, &beside(&log), log.len(), now)?,
+    ];
     // A program that was killed may have left root and frames in the host's memory alone.
     pages.sync()?;
     log.sync()?;
@@ -111,9 +115,14 @@ fn open(path: &Path) -> Result<FileDevice, DeviceError> {
     FileDevice::open(path, OpenMode::READ_WRITE)
 }
 
-/// Copies the first `len` bytes of a file beside it, durably; holes stay holes.
-fn copy(from: &FileDevice, len: u64, now: Timestamp) -> Result<PathBuf, DeviceError> {
-    let path = PathBuf::from(format!("{}.before-repair-{}", from.name(), now.0));
+/// Copies the first `len` bytes of a file beside another, durably; holes stay holes.
+pub(super) fn copy(
+    from: &FileDevice,
+    beside: &Path,
+    len: u64,
+    now: Timestamp,
+) -> Result<PathBuf, DeviceError> {
+    let path = PathBuf::from(format!("{}.before-repair-{}", beside.display(), now.0));
     let to = FileDevice::create(&path, from.len(), Fill::Sparse)?;
     let mut bytes = vec![0; COPY];
     let len = len.min(from.len());

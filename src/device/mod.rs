@@ -9,7 +9,7 @@ mod memory;
 mod range;
 mod transfer;
 
-pub use crash::{CrashDisk, Images};
+pub use crash::{CrashDisk, Images, Limits, Loss, Losses};
 pub use error::{DeviceError, Operation};
 pub use fault::{Effect, Fault, FaultDevice, When};
 pub use file::{FileDevice, Fill, OpenMode};

@@ -261,6 +261,13 @@ pub struct Marks {
     pub next_disk: DiskId,
     /// The number that the next map gets.
     pub next_map: MapId,
+    /// Every record of the journal up to this one was durable.
+    pub durable: Seq,
+    /// The journal's last session; 0 before the first.
+    pub session: u32,
+    /// Whether that session ended in order: the journal has no record that is needed, nor one that
+    /// came after.
+    pub closed: bool,
 }
 
 /// Counts of the pool's slots.

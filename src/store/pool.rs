@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place};
 use crate::device::{Device, DeviceError};
 use crate::ondisk::{
@@ -316,7 +317,7 @@ impl Pool {
             return Ok(());
         };
         // One device is the rule, and then no thread is started.
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let started: Vec<_> = others
                 .iter()
                 .map(|member| scope.spawn(|| member.device.sync()))

@@ -26,6 +26,25 @@ impl Volumes {
                  elsewhere give its absolute path"
             )));
         }
+        let full = self.config.store_dir.join(path);
+        self.add(path, size, || open_or_create(&full, size))
+    }
+
+    /// As [`add_device`](Self::add_device), of a device that is open already: for tests, over one
+    /// of memory. All of it is used.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_open_device(&self, path: &str, device: Arc<dyn Device>) -> Result<u16> {
+        self.add(path, None, || Ok((device, Force::IfEmpty)))
+    }
+
+    fn add(
+        &self,
+        path: &str,
+        size: Option<u64>,
+        open: impl FnOnce() -> Result<(Arc<dyn Device>, Force)>,
+    ) -> Result<u16> {
         let _one_at_a_time = self.adding_device.lock();
         let view = self.cache.catalog().view();
         let devices = view.devices()?;
@@ -51,7 +70,7 @@ impl Volumes {
         };
         // Before a file of that size is made.
         size.map_or(Ok(0), big_enough)?;
-        let (device, force) = open_or_create(&full, size)?;
+        let (device, force) = open()?;
         let len = size.map_or(device.len(), |size| size.min(device.len()));
         let mut uuid = [0; 16];
         getrandom::fill(&mut uuid).map_err(|error| VolumeError::Io(error.to_string()))?;

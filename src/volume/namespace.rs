@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::volumes::Result;
 use super::{Node, SnapshotId, VolumeError};
+use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Epoch, MapId, Timestamp, snapshot_file_name};
 use crate::cache::{Cache, Lines, MapState, OriginState};
 use crate::ondisk::journal::{NewDiskOp, Op, Target};

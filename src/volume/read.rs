@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::volumes::{Result, Volumes};
 use super::{Node, VolumeError};
+use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, Block, BlockMask, Epoch};
 use crate::cache::{Found, Lent, MapState};
 use crate::store::{At, BlockError, Source, View, read_blocks};
@@ -127,7 +128,7 @@ impl Volumes {
                 return Err(self.give_up(image, first, &error));
             }
             tries += 1;
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 

@@ -8,9 +8,11 @@
 
 pub mod checks;
 pub mod engine;
+pub mod history;
 pub mod invariants;
 pub mod model;
 mod random;
+pub mod script;
 pub mod watched;
 
 pub use random::{Random, seeds};

@@ -6,6 +6,8 @@
 //! entries, journal space and memory let go.
 
 mod allocate;
+mod apply;
+mod background;
 mod batch;
 mod holes;
 mod in_place;
@@ -17,6 +19,8 @@ mod reclaim;
 mod round;
 mod segment;
 mod signals;
+mod supply;
+mod transfer;
 mod work;
 
 pub(super) use round::Destager;

@@ -267,6 +267,9 @@ impl Model {
                 journal_seq: Seq(random.next()),
                 next_disk: DiskId(random.next() as u32),
                 next_map: MapId(random.next() as u32),
+                durable: Seq(random.next()),
+                session: random.next() as u32,
+                closed: random.next() % 2 == 0,
             }),
             1 => Change::PutDisk(DiskRecord {
                 id: DiskId(random.below(20) as u32),

@@ -1,0 +1,94 @@
+//! Slots for the batches and writers to come, and what becomes of those that come back.
+
+use std::time::{Duration, Instant};
+
+use super::super::CacheError;
+use super::super::queue::Queue;
+use super::allocate::lend_changes;
+use super::round::Destager;
+use crate::base::sync::thread;
+
+impl Destager {
+    /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
+    /// Whether there are.
+    pub(super) fn prepare_slots(
+        &mut self,
+        count: u64,
+        patience: Duration,
+    ) -> Result<bool, CacheError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let view = self.cache.catalog.view();
+            let found = self.slots.prepare(&view, count)?;
+            let given_up = view.space().pending > self.cache.stock.lent();
+            drop(view);
+            if found >= count || !given_up || Instant::now() > deadline {
+                return Ok(found >= count);
+            }
+            self.cache.halt.check()?;
+            if self.reclaim_some()? == 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            self.slots.forget();
+        }
+    }
+
+    /// Lends out slots for the writers that are to come.
+    pub(super) fn refill(&mut self) -> Result<(), CacheError> {
+        let view = self.cache.catalog.view();
+        let lent = self.slots.refill(&view, 0)?;
+        drop(view);
+        if !lent.is_empty() {
+            self.cache.catalog.commit(&lend_changes(&lent))?;
+            self.cache.stock.add(&lent);
+            self.refresh_space();
+        }
+        Ok(())
+    }
+
+    /// Takes up the slots that came back.
+    pub(super) fn take_returned(&mut self) {
+        let (returned, unused) = self.cache.stock.take_returned();
+        if returned.is_empty() && unused.is_empty() {
+            return;
+        }
+        let generation = self.cache.catalog.view().generation();
+        self.reclaim.add(generation, &returned);
+        self.reclaim.add(generation, &unused);
+        let count = returned.len() as u64;
+        self.cache.queue.lock().promises.end_borrowing(count);
+        self.cache.room.notify_all();
+    }
+
+    pub(super) fn reclaim_some(&mut self) -> Result<usize, CacheError> {
+        self.take_returned();
+        // What the journal refers to is not known before all of it has been read.
+        if self.cache.queue.lock().recovering {
+            return Ok(0);
+        }
+        self.reclaim.load(&self.cache.catalog, &self.cache.stock)?;
+        let blocks = self.cache.geometry.blocks();
+        let freed = self
+            .reclaim
+            .step(&self.cache.catalog, &self.cache.pool, blocks)?;
+        if freed > 0 {
+            self.refresh_space();
+        }
+        Ok(freed)
+    }
+
+    pub(super) fn refresh_space(&self) {
+        self.take_stock(&mut self.cache.queue.lock());
+        self.cache.room.notify_all();
+    }
+
+    /// Tells the queue what space and what journal the last commit left. Looked up under the
+    /// queue's lock, so that what is older never replaces what is newer.
+    pub(super) fn take_stock(&self, queue: &mut Queue) {
+        let view = self.cache.catalog.view();
+        queue.promises.set_space(view.space());
+        if let Some(ring) = &mut queue.ring {
+            ring.release(view.marks().journal_seq);
+        }
+    }
+}
