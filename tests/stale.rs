@@ -254,6 +254,26 @@ fn nothing_but_a_dead_mount_of_ours_is_ever_detached() {
     assert!(mounts().iter().all(|at| *at != mnt));
 }
 
+/// Between the look and the detaching others may have cleaned up and mounted anew.
+#[test]
+fn what_is_detached_is_the_mount_that_was_looked_at() {
+    if !able(&[]) {
+        return;
+    }
+    let store = TestStore::nothing();
+    let mnt = store.mnt();
+    orphan("fuse.snapmark", &mnt);
+    let dead = snapmark::frontend::fuse::DeadMount::at(&mnt).unwrap();
+    let dead = dead.expect("a dead mount");
+    sh(&format!(
+        "umount -l {0}; mount -t tmpfs -o size=1M tmpfs {0}",
+        mnt.display()
+    ));
+    dead.detach().unwrap();
+    assert_eq!(types_at(&mnt), ["tmpfs"]);
+    sh(&format!("umount {}", mnt.display()));
+}
+
 /// Several at once want the place of a dead one: one gets it, and is not detached by the others.
 #[test]
 fn of_many_who_clean_at_once_one_serves() {
