@@ -7,6 +7,7 @@
 //! half a byte for each slot and a bit for each block of 2 TiB at a time; the big trees are gone
 //! through in the order of their keys.
 
+mod apply;
 mod behind;
 mod blame;
 mod blocks;
@@ -16,9 +17,11 @@ mod data;
 mod devices;
 mod files;
 mod findings;
+mod header;
 mod journal;
 mod lent;
 mod log;
+mod mends;
 mod names;
 mod overlay;
 mod packs;
@@ -49,7 +52,7 @@ use crate::device::Device;
 use blame::Bad;
 use catalog::Catalog;
 use findings::Findings;
-use journal::Opened;
+use header::Opened;
 use lent::Lent;
 use root::NoRoot;
 
@@ -100,7 +103,7 @@ pub fn check(
                 catalog: &catalog,
                 devices: &devices,
             };
-            journal::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
+            header::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
         }
         Err(error) => {
             findings.add(Problem::damage(Kind::Journal, error.clone()));
