@@ -236,13 +236,13 @@ fn huge_writes_take_no_memory() {
     let store = TestStore::new();
     let data = vec![b'x'; 8 << 20];
     std::thread::scope(|scope| {
-        for _ in 0..32 {
+        for _ in 0..160 {
             scope.spawn(|| {
                 let control = File::options()
                     .write(true)
                     .open(store.disk(".control"))
                     .unwrap();
-                for _ in 0..8 {
+                for _ in 0..3 {
                     let error = (&control).write(&data).unwrap_err();
                     assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG));
                 }

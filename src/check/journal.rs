@@ -103,6 +103,7 @@ impl Spot {
 }
 
 impl<'a> Reader<'a> {
+    /// A journal whose newest header is this one.
     pub fn new(device: &'a dyn Device, last: JournalHeader, past: Past, lent: Lent<'a>) -> Self {
         Self {
             device,

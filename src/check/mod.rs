@@ -17,7 +17,7 @@ mod data;
 mod devices;
 mod files;
 mod findings;
-mod header;
+mod headers;
 mod journal;
 mod lent;
 mod log;
@@ -52,7 +52,7 @@ use crate::device::Device;
 use blame::Bad;
 use catalog::Catalog;
 use findings::Findings;
-use header::Opened;
+use headers::Opened;
 use lent::Lent;
 use root::NoRoot;
 
@@ -103,7 +103,7 @@ pub fn check(
                 catalog: &catalog,
                 devices: &devices,
             };
-            header::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
+            headers::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
         }
         Err(error) => {
             findings.add(Problem::damage(Kind::Journal, error.clone()));

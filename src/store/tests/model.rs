@@ -271,7 +271,7 @@ impl Model {
                 next_map: MapId(random.next() as u32),
                 durable: Seq(random.next()),
                 session: random.next() as u32,
-                closed: random.next() % 2 == 0,
+                closed: random.next().is_multiple_of(2),
             }),
             1 => Change::PutDisk(DiskRecord {
                 id: DiskId(random.below(20) as u32),

@@ -350,7 +350,7 @@ impl Shared {
                 to: format!("{}{counter}.img", ["a", "b"][counter as usize % 2]),
             }),
             36 if self.devices < self.orders.devices && rng.chance(4) => Some(Command::AddDevice {
-                path: format!("../device{counter}.img"),
+                path: format!("device{counter}.img"),
             }),
             37 => Some(Command::Flush),
             _ => None,
