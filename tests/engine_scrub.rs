@@ -60,7 +60,7 @@ fn place(engine: &Engine, disk: &str, snapshot: Option<&str>, block: u64) -> (Pl
             let snapshots = view.snapshots().unwrap();
             let it = snapshots.iter();
             let it = it.filter(|it| (&*it.disk_name, &*it.name) == (disk, name));
-            let it = it.last().unwrap();
+            let it = it.max_by_key(|it| it.epoch).unwrap();
             (it.map, At::Epoch(it.epoch))
         }
     };
@@ -129,7 +129,8 @@ fn damage_is_found_and_named_and_nothing_else_is() {
         assert_eq!((problem.offset, problem.count), (block * 4096, 1));
         let mut names: Vec<&str> = problem.touches.iter().map(|name| &**name).collect();
         let mut touched = touched.to_vec();
-        (names.sort_unstable(), touched.sort_unstable());
+        names.sort_unstable();
+        touched.sort_unstable();
         assert_eq!(names, touched, "{disk} {snapshot:?} {block}: {problem}");
         assert_eq!(problem.path, format!("pool{}", problem.device));
         // The damage undone.

@@ -6,9 +6,10 @@
 mod common;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use common::{
-    Running, SNAPMARK, TestStore, able, execute, noise, read_at, run, run_failing, text,
+    Random, Running, SNAPMARK, TestStore, able, execute, noise, read_at, run, run_failing, text,
     wait_until, write_at,
 };
 use serde_json::Value;
@@ -173,4 +174,44 @@ fn it_waits_and_goes_on_and_outlives_the_mount() {
     );
     run(SNAPMARK, ["scrub", &text(&store.mnt()), "--rate", "1GiB/s"]);
     assert_eq!(status(&store)["rate"], 1 << 30);
+}
+
+/// The page cache, the medium and writers in between: a read past the cache must not find what is
+/// not there yet.
+#[test]
+fn it_cries_no_wolf_while_the_mount_is_written() {
+    if !able(&[]) {
+        return;
+    }
+    let store = TestStore::with(&["--size", "256MiB"]);
+    let disks = ["a.img", "b.img"].map(|name| store.make(name, 16 << 20));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (seed, disk) in (0..).zip(&disks) {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut random = Random(seed);
+                while !stop.load(Relaxed) {
+                    let len = [4096, 8192, MIB][random.below(3) as usize];
+                    let offset = random.below((15 << 20) / 4096) * 4096;
+                    write_at(disk, offset, &noise(random.next(), len));
+                }
+            });
+        }
+        let _stop = Stop(&stop);
+        for turn in 0..6 {
+            store.snapshot("a.img", &turn.to_string());
+            let (code, words) = scrub(&store, &["--rate", "0"]);
+            assert_eq!(code, 0, "turn {turn}: {words}");
+        }
+    });
+    assert_eq!(scrub(&store, &[]).0, 0);
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }

@@ -67,6 +67,9 @@ _snapmark() {
             snapmark,rollback)
                 cmd="snapmark__subcmd__rollback"
                 ;;
+            snapmark,scrub)
+                cmd="snapmark__subcmd__scrub"
+                ;;
             snapmark,snap)
                 cmd="snapmark__subcmd__snapshot"
                 ;;
@@ -151,6 +154,9 @@ _snapmark() {
             snapmark__subcmd__help,rollback)
                 cmd="snapmark__subcmd__help__subcmd__rollback"
                 ;;
+            snapmark__subcmd__help,scrub)
+                cmd="snapmark__subcmd__help__subcmd__scrub"
+                ;;
             snapmark__subcmd__help,snapshot)
                 cmd="snapmark__subcmd__help__subcmd__snapshot"
                 ;;
@@ -176,7 +182,7 @@ _snapmark() {
 
     case "${cmd}" in
         snapmark)
-            opts="-h -V --help --version init mount unmount umount snapshot snap list ls delete rename rollback clone resize priority flush status top check device completions man freeze-guard help"
+            opts="-h -V --help --version init mount unmount umount snapshot snap list ls delete rename rollback clone resize priority flush status top check scrub device completions man freeze-guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -372,7 +378,7 @@ _snapmark() {
             return 0
             ;;
         snapmark__subcmd__help)
-            opts="init mount unmount snapshot list delete rename rollback clone resize priority flush status top check device completions man freeze-guard help"
+            opts="init mount unmount snapshot list delete rename rollback clone resize priority flush status top check scrub device completions man freeze-guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -637,6 +643,20 @@ _snapmark() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        snapmark__subcmd__help__subcmd__scrub)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         snapmark__subcmd__help__subcmd__snapshot)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -841,6 +861,24 @@ _snapmark() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        snapmark__subcmd__scrub)
+            opts="-h --rate --background --pause --resume --stop --status --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -26,7 +26,7 @@ impl Cache {
         let records = &queue.disks.get(&disk)?.records;
         let first = records.partition_point(|record| record.seq() <= after);
         let part = || records.range(first..).take(AT_ONCE);
-        let last = part().last()?.seq();
+        let last = part().next_back()?.seq();
         let mut slots = Vec::new();
         for record in part() {
             if let Record::Write(write) = record {

@@ -51,9 +51,8 @@ pub(super) fn open<'a>(
         (Ok(header), Err(other)) | (Err(other), Ok(header)) => {
             // A torn one is what a crash leaves. One that can't be read may be the newer one.
             if let BadHeader::Device(error) = other {
-                findings.add(wrong(format!(
-                    "one of its two headers can't be read: {error}"
-                )));
+                let message = format!("one of its two headers can't be read: {error}");
+                findings.add(wrong(message));
             }
             header
         }

@@ -1,4 +1,4 @@
-//! The journal: its headers, the records that the next mount would replay, and whether what comes
+//! The journal: the records that the next mount would replay, and whether what comes
 //! after the last of them is its end.
 
 use serde::Serialize;

@@ -7,6 +7,7 @@
 //! half a byte for each slot and a bit for each block of 2 TiB at a time; the big trees are gone
 //! through in the order of their keys.
 
+mod apply;
 mod behind;
 mod blame;
 mod blocks;
@@ -20,6 +21,7 @@ mod headers;
 mod journal;
 mod lent;
 mod log;
+mod mends;
 mod names;
 mod overlay;
 mod packs;

@@ -6,10 +6,10 @@ use std::ops::ControlFlow;
 
 use super::catalog::Catalog;
 use super::findings::Findings;
+use super::mends::{sums_of, take};
 use super::problem::{Kind, Problem};
 use super::segments::{Version, each_segment, name};
 use super::slots::{Slots, Use};
-use super::versions::{sums_of, take};
 use crate::base::{BlockMask, Place};
 use crate::ondisk::{Change, Extent, TreeKind, decode_pack, key_place, place_key};
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalog::Catalog;
 use super::findings::Findings;
+use super::mends::{sums_of, take};
 use super::names;
 use super::packs;
 use super::pages::Readable;
@@ -13,7 +14,7 @@ use super::segments::{Version, each_segment, name, shown};
 use super::slots::{Slots, Use};
 use super::totals::{self, OfMap};
 use crate::base::{BLOCK_SIZE, BlockMask, Epoch, MapId, Place};
-use crate::ondisk::{Change, SumGroup, TreeKind};
+use crate::ondisk::Change;
 
 /// Slots with several users that are looked into.
 const MAX_SHARED: usize = 1 << 16;
@@ -297,42 +298,4 @@ fn shared(catalog: &Catalog<'_>, slots: &BTreeSet<Place>, findings: &mut Finding
     problems
         .into_values()
         .for_each(|problem| findings.add(problem));
-}
-
-/// The change that takes a slot off the free list.
-pub(super) fn take(place: Place) -> Change {
-    Change::Take {
-        device: place.device,
-        first: place.slot,
-        count: 1,
-    }
-}
-
-/// The changes that set the checksums of a slot as they are.
-pub(super) fn sums_of(catalog: &Catalog<'_>, place: Place) -> Vec<Change> {
-    let geometry = catalog.root.geometry;
-    let first = geometry.slot_block(place.slot);
-    let end = first + geometry.blocks() as u64;
-    let (from, _) = SumGroup::locate(place.device, first);
-    let (to, _) = SumGroup::locate(place.device, end - 1);
-    let mut changes = Vec::new();
-    let tree = catalog.tree(TreeKind::Checksums);
-    catalog
-        .sums
-        .walk(&tree, (from, to), &mut |_| true, &mut |key, group| {
-            let start = key as u64 * SumGroup::BLOCKS;
-            let present = (start..)
-                .zip(group)
-                .filter_map(|(block, sum)| Some((block, (*sum)?)));
-            changes.extend(
-                present
-                    .filter(|(block, _)| (first..end).contains(block))
-                    .map(|(block, sum)| Change::PutChecksums {
-                        device: place.device,
-                        first: block,
-                        sums: vec![sum],
-                    }),
-            );
-        });
-    changes
 }
