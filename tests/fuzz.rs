@@ -9,8 +9,10 @@
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 #[path = "common/random.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
 mod random;
 #[path = "damage/text.rs"]
+#[allow(dead_code, reason = "the tests of damage write such texts, too")]
 mod text;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -18,6 +18,9 @@ use common::{
 };
 use rustix::mount::MountFlags;
 
+/// What is asked of a mount: by a file in it, or by its path.
+type Request = fn(&File, &Path) -> io::Result<()>;
+
 /// What a dead daemon's users are told: requests under way are aborted, later ones find nobody.
 #[track_caller]
 fn assert_dead<T>(what: &str, result: io::Result<T>) {
@@ -61,7 +64,7 @@ fn users_of_a_dead_daemon_get_errors_and_do_not_hang() {
     };
     let (held, dir) = (open(), std::fs::read_dir(store.mnt()).unwrap());
     // All that the kernel waits for at once: writes, syncs, reads, names, commands.
-    let requests: [(&str, fn(&File, &Path) -> io::Result<()>); 7] = [
+    let requests: [(&str, Request); 7] = [
         ("write", |file, _| file.write_all_at(&[7; 8192], 4096)),
         ("big write", |file, _| {
             file.write_all_at(&vec![7; 4 << 20], 0)
@@ -249,6 +252,26 @@ fn nothing_but_a_dead_mount_of_ours_is_ever_detached() {
     assert_eq!(types_at(&mnt), ["tmpfs"]);
     sh(&format!("umount {}", mnt.display()));
     assert!(mounts().iter().all(|at| *at != mnt));
+}
+
+/// Between the look and the detaching others may have cleaned up and mounted anew.
+#[test]
+fn what_is_detached_is_the_mount_that_was_looked_at() {
+    if !able(&[]) {
+        return;
+    }
+    let store = TestStore::nothing();
+    let mnt = store.mnt();
+    orphan("fuse.snapmark", &mnt);
+    let dead = snapmark::frontend::fuse::DeadMount::at(&mnt).unwrap();
+    let dead = dead.expect("a dead mount");
+    sh(&format!(
+        "umount -l {0}; mount -t tmpfs -o size=1M tmpfs {0}",
+        mnt.display()
+    ));
+    dead.detach().unwrap();
+    assert_eq!(types_at(&mnt), ["tmpfs"]);
+    sh(&format!("umount {}", mnt.display()));
 }
 
 /// Several at once want the place of a dead one: one gets it, and is not detached by the others.

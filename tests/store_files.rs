@@ -340,7 +340,7 @@ fn settings_that_are_a_trap_are_refused() {
     }
     let store = small();
     let settings = store.store().join("store.yaml");
-    let deep = format!("disks: {}1{}\n", "[".repeat(20_000), "]".repeat(20_000));
+    let deep = format!("disks: {}1{}\n", "[".repeat(10_000), "]".repeat(10_000));
     let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let list = vec![format!("*a{}", level - 1); 9].join(", ");

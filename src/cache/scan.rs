@@ -172,9 +172,9 @@ impl Scan {
     /// left.
     pub fn new_header(&self) -> JournalHeader {
         let last = self.header;
-        let mut session = self.past.session() + 1;
+        let mut session = self.past.session().saturating_add(1);
         if session % 2 == last.session % 2 {
-            session += 1;
+            session = session.saturating_add(1);
         }
         JournalHeader {
             session,

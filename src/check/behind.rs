@@ -23,6 +23,8 @@ pub(super) struct Behind {
     pub last: Seq,
     /// Disks that they write to.
     pub disks: BTreeSet<DiskId>,
+    /// The first part that the device does not give, and why.
+    pub unread: Option<(u64, String)>,
 }
 
 impl Behind {
@@ -32,7 +34,8 @@ impl Behind {
         let mut at = 0;
         while at < ring {
             let mut part = vec![0; (ring - at).min(PART) as usize];
-            if device.read_at(&mut part, RING_START + at).is_err() {
+            if let Err(error) = device.read_at(&mut part, RING_START + at) {
+                behind.unread.get_or_insert((at, error.to_string()));
                 at += part.len() as u64;
                 continue;
             }

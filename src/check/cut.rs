@@ -27,8 +27,9 @@ impl Cut {
     /// From one record on. `last` is the last one that is there.
     pub fn at(header: &JournalHeader, past: &Past, at: u64, gap: Seq, last: Seq) -> Self {
         // Not over the one header that is left.
-        let mut session = past.session() + 1;
-        session += u32::from(session % 2 == header.session % 2);
+        let session = past.session().saturating_add(1);
+        let same_slot = u32::from(session % 2 == header.session % 2);
+        let session = session.saturating_add(same_slot);
         let header = JournalHeader {
             session,
             first: gap,
@@ -55,7 +56,7 @@ impl Cut {
         let known = last.map_or(0, |last| last.session).max(marks.session);
         let header = JournalHeader {
             store,
-            session: known + 1,
+            session: known.saturating_add(1),
             first: gap,
             ring: room,
             // Another than before, so that no record of before counts.

@@ -149,11 +149,27 @@ impl Files {
         let journal = open(&journal, OpenMode::READ_ONLY.following_links());
         let parts = Parts {
             pages: open(&self.layout.catalog_pages(), OpenMode::READ_ONLY)?,
-            log: open(&self.layout.catalog_log(), OpenMode::READ_ONLY)?,
+            log: self.log()?,
             journal: journal.map_err(|error| error.to_string()),
             open: &device,
         };
         super::check(&parts, options, progress)
+    }
+}
+
+impl Files {
+    /// The catalog's log. That it is missing is a finding; where it may not be opened, nothing can
+    /// be said of the store.
+    fn log(&self) -> Result<Result<Arc<dyn Device>, String>, CheckError> {
+        let path = self.layout.catalog_log();
+        match open(&path, OpenMode::READ_ONLY) {
+            Ok(log) => Ok(Ok(log)),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Err(format!(
+                "the catalog's log, {}, is missing",
+                path.display()
+            ))),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -72,105 +72,6 @@ pub(super) struct Reader<'a> {
     lent: Lent<'a>,
 }
 
-/// What the headers lead to.
-pub(super) enum Opened<'a> {
-    Journal(Reader<'a>),
-    /// None of it can be replayed; another can begin in its place.
-    Lost(Cut),
-    Foreign,
-}
-
-/// Reads the header.
-pub(super) fn open<'a>(
-    device: &'a dyn Device,
-    lent: Lent<'a>,
-    findings: &mut Findings,
-) -> Result<Opened<'a>, String> {
-    let wrong = |message: String| Problem::damage(Kind::Journal, message).in_file(device.name(), 0);
-    let catalog = lent.catalog;
-    let (store, marks) = (catalog.root.uuid, catalog.marks);
-    let (even, odd) = (header(device, 0), header(device, 1));
-    for slot in [&even, &odd] {
-        if let Err(BadHeader::Format(error @ JournalFormatError::Version(_))) = slot {
-            return Err(format!("{}: {error}", device.name()));
-        }
-    }
-    let room = device.len().saturating_sub(RING_START) & !(PAGE - 1);
-    let applied = catalog.disks.values().map(|disk| disk.applied).max();
-    let applied = applied.unwrap_or_default();
-    let lost = |last: Option<&JournalHeader>| {
-        let durable = marks.durable.max(marks.applied).max(applied);
-        Cut::all(store, last, room, &marks, durable).map(Opened::Lost)
-    };
-    let last = match (even, odd) {
-        (Ok(a), Ok(b)) => {
-            if a.session > b.session {
-                a
-            } else {
-                b
-            }
-        }
-        (Ok(header), Err(_)) | (Err(_), Ok(header)) => header,
-        (Err(even), Err(odd)) => {
-            let what = match marks.closed {
-                true => "it was closed in order, so nothing is lost",
-                false => "what was acknowledged and not yet in the segments is lost",
-            };
-            findings.add(wrong(format!("it has no header ({even}; {odd}): {what}")));
-            return lost(None);
-        }
-    };
-    if last.store != store {
-        findings.add(wrong("it belongs to another store".to_owned()));
-        return Ok(Opened::Foreign);
-    }
-    if last.ring > room || last.ring == 0 {
-        findings.add(wrong(format!(
-            "its ring had {} bytes, and now it has room for {room}",
-            last.ring
-        )));
-        return lost(Some(&last));
-    }
-    let closed = marks.closed && last.session <= marks.session;
-    if !closed && marks.session > last.session.saturating_add(1) {
-        findings.add(wrong(format!(
-            "it is an old copy: its last session is {}, and the catalog knows of session {}",
-            last.session, marks.session
-        )));
-        return lost(Some(&last));
-    }
-    if marks.journal_offset > last.ring {
-        findings.add(wrong(format!(
-            "the catalog needs its byte {}, past the end of the ring",
-            marks.journal_offset
-        )));
-    }
-    Ok(Opened::Journal(Reader {
-        device,
-        ring: last.ring,
-        past: Past::new(&last, &marks, applied),
-        last,
-        marks,
-        lent,
-    }))
-}
-
-#[derive(Debug, thiserror::Error)]
-enum BadHeader {
-    #[error(transparent)]
-    Format(#[from] JournalFormatError),
-    #[error("{0}")]
-    Device(String),
-}
-
-fn header(device: &dyn Device, slot: u64) -> Result<JournalHeader, BadHeader> {
-    let mut bytes = [0; JournalHeader::LEN];
-    device
-        .read_at(&mut bytes, slot * PAGE)
-        .map_err(|error| BadHeader::Device(error.to_string()))?;
-    Ok(JournalHeader::decode(&bytes)?.in_slot(slot * PAGE)?)
-}
-
 /// Where a scan stands: what the next record must be.
 struct Next {
     at: u64,
@@ -186,7 +87,8 @@ enum Spot {
     Without(Box<Found>, Place),
     /// The record's header, and not all of the rest.
     Torn,
-    /// A whole record of a kind that this program does not know.
+    /// Nobody can tell: a whole record of a kind that this program does not know, or the device
+    /// does not give it.
     Unknown(String),
     Nothing,
 }
@@ -200,7 +102,19 @@ impl Spot {
     }
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// A journal whose newest header is this one.
+    pub fn new(device: &'a dyn Device, last: JournalHeader, past: Past, lent: Lent<'a>) -> Self {
+        Self {
+            device,
+            ring: last.ring,
+            past,
+            last,
+            marks: lent.catalog.marks,
+            lent,
+        }
+    }
+
     /// Hands out the records that the next mount would look at, in order, and tells how the
     /// journal ends, and what giving up the rest takes where that is damaged.
     pub fn scan(
@@ -261,6 +175,10 @@ impl Reader<'_> {
             };
         };
         let behind = Behind::search(self.device, self.ring, next.seq, &mut past);
+        if let Some((at, error)) = &behind.unread {
+            let message = format!("whether more records follow can't be told: {error}");
+            findings.add(self.damage(message, *at));
+        }
         if past.header_is_lost() {
             let message = "its newest header is lost, and the records show what it said";
             let slot = u64::from(past.session() % 2) * PAGE;
@@ -319,6 +237,8 @@ impl Reader<'_> {
             best = match (best, spot) {
                 (Spot::Nothing, spot) => spot,
                 (Spot::Torn, spot) if !matches!(spot, Spot::Nothing) => spot,
+                // Where it does not stand, nothing needs to be read.
+                (Spot::Unknown(_), spot @ (Spot::Record(_) | Spot::Without(_, _))) => spot,
                 (
                     Spot::Record(a) | Spot::Without(a, _),
                     spot @ (Spot::Record(_) | Spot::Without(_, _)),
@@ -350,10 +270,13 @@ impl Reader<'_> {
         if offset.saturating_add(RECORD_HEADER as u64) > self.ring {
             return Spot::Nothing;
         }
-        let read = |buf: &mut [u8], at: u64| self.device.read_at(buf, RING_START + at).is_ok();
+        let read = |buf: &mut [u8], at: u64| {
+            let read = self.device.read_at(buf, RING_START + at);
+            read.map_err(|error| Spot::Unknown(error.to_string()))
+        };
         let mut head = vec![0; RECORD_HEADER];
-        if !read(&mut head, offset) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head, offset) {
+            return unknown;
         }
         let header = match RecordHeader::decode(&head) {
             Ok(header) if expected(&header) => header,
@@ -363,8 +286,8 @@ impl Reader<'_> {
             return Spot::Nothing;
         }
         head.resize(header.head_len(), 0);
-        if !read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
+            return unknown;
         }
         let body = match header.body(&head) {
             Ok(body) => body,
@@ -378,8 +301,8 @@ impl Reader<'_> {
         // What the catalog has applied was whole once.
         let wanted = self.lent.is_wanted(&header, created);
         let mut data = vec![0; if wanted { body.data_len() } else { 0 }];
-        if !read(&mut data, offset + header.head_len() as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut data, offset + header.head_len() as u64) {
+            return unknown;
         }
         let differs = |(block, sum): (&[u8], &Checksum)| checksum(block) != *sum;
         let blocks = data.chunks_exact(BLOCK);

@@ -16,6 +16,7 @@ mod data;
 mod devices;
 mod files;
 mod findings;
+mod headers;
 mod journal;
 mod lent;
 mod log;
@@ -49,7 +50,7 @@ use crate::device::Device;
 use blame::Bad;
 use catalog::Catalog;
 use findings::Findings;
-use journal::Opened;
+use headers::Opened;
 use lent::Lent;
 use root::NoRoot;
 
@@ -57,8 +58,8 @@ use root::NoRoot;
 pub struct Parts<'a> {
     /// The catalog's pages.
     pub pages: Arc<dyn Device>,
-    /// The catalog's log.
-    pub log: Arc<dyn Device>,
+    /// The catalog's log, or why there is none.
+    pub log: Result<Arc<dyn Device>, String>,
     /// The journal, or why it can't be opened.
     pub journal: Result<Arc<dyn Device>, String>,
     /// Opens a device of the pool.
@@ -87,7 +88,8 @@ pub fn check(
         Err(NoRoot::CouldNotCheck(why)) => return Err(CheckError::NotACatalog(why)),
         Err(NoRoot::Damaged) => return Ok(Report::lost(findings)),
     };
-    let mut catalog = Catalog::read(&*parts.pages, &*parts.log, root, &mut findings);
+    let log = parts.log.as_deref().map_err(String::as_str);
+    let mut catalog = Catalog::read(&*parts.pages, log, root, &mut findings);
     let readable = pages::check(&catalog, &mut findings);
     records::check(&catalog, &mut findings);
     space::check(&catalog, &mut findings);
@@ -99,7 +101,7 @@ pub fn check(
                 catalog: &catalog,
                 devices: &devices,
             };
-            journal::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
+            headers::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
         }
         Err(error) => {
             findings.add(Problem::damage(Kind::Journal, error.clone()));

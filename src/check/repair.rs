@@ -60,11 +60,10 @@ pub(super) fn repair(
     log: &Path,
     now: Timestamp,
 ) -> Result<Repaired, CheckError> {
-    let changes: Vec<Change> = report
-        .problems
-        .iter()
-        .flat_map(|problem| problem.mend.iter().cloned())
-        .collect();
+    let mends = report.problems.iter().flat_map(|problem| &problem.mend);
+    let mut changes: Vec<Change> = mends.cloned().collect();
+    // Counts first: they are those of the lists as they are, and the other changes keep them.
+    changes.sort_by_key(|change| !is_count(change));
     let Some(tail) = report.tail.as_ref().filter(|_| !changes.is_empty()) else {
         return Ok(Repaired::Nothing(None));
     };
@@ -89,7 +88,12 @@ pub(super) fn repair(
         return nothing("nothing was repaired: the log is full; mount and unmount the store once");
     }
     // A commit that the daemon would refuse must not come into the log: it could not open it.
-    let mut catalog = Catalog::read(&pages, &log, tail.root.clone(), &mut Findings::default());
+    let mut catalog = Catalog::read(
+        &pages,
+        Ok(&log),
+        tail.root.clone(),
+        &mut Findings::default(),
+    );
     if let Err(error) = catalog.apply(&changes) {
         return nothing(&format!("nothing was repaired: {error}"));
     }
@@ -104,6 +108,13 @@ pub(super) fn repair(
     log.write_at(&[IoSlice::new(&frame)], tail.offset)?;
     log.sync()?;
     Ok(Repaired::Done(copies))
+}
+
+fn is_count(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::CountFree(..) | Change::CountSpace(_) | Change::CountPack(..)
+    )
 }
 
 fn frame(tail: &Tail, changes: &[Change]) -> Result<Vec<u8>, FormatError> {

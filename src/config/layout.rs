@@ -21,6 +21,8 @@ impl Layout {
     pub const JOURNAL: &str = "journal";
     /// The backing file of the default device.
     pub const POOL: &str = "pool.img";
+    /// How far the online data check is.
+    pub const SCRUB: &str = "scrub.yaml";
     /// The daemon's log.
     pub const LOG: &str = "snapmark.log";
 
@@ -64,6 +66,12 @@ impl Layout {
     #[must_use]
     pub fn pool(&self) -> PathBuf {
         self.dir.join(Self::POOL)
+    }
+
+    /// The path of [`Layout::SCRUB`].
+    #[must_use]
+    pub fn scrub(&self) -> PathBuf {
+        self.dir.join(Self::SCRUB)
     }
 
     /// The path of [`Layout::LOG`].

@@ -34,6 +34,9 @@ pub struct Settings {
     /// The pool's space.
     #[serde(deserialize_with = "section")]
     pub space: SpaceSettings,
+    /// The online data check.
+    #[serde(deserialize_with = "section")]
+    pub scrub: ScrubSettings,
     /// The mount.
     #[serde(deserialize_with = "section")]
     pub fuse: FuseSettings,
@@ -108,6 +111,15 @@ pub struct SpaceSettings {
     pub warn: Vec<u8>,
 }
 
+/// The online data check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubSettings {
+    /// Bytes a second that it reads at the most; 0 is no limit.
+    #[serde(deserialize_with = "value::rate")]
+    pub rate: ByteSize,
+}
+
 /// The mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -174,6 +186,14 @@ impl Default for DestageSettings {
 impl Default for SpaceSettings {
     fn default() -> Self {
         Self { warn: vec![80, 95] }
+    }
+}
+
+impl Default for ScrubSettings {
+    fn default() -> Self {
+        Self {
+            rate: ByteSize(200 << 20),
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Mounting {
     /// # Errors
     /// Where the store can't be opened or mounted, or did not end well.
     pub fn serve(&self, readiness: &mut Readiness) -> Result<(), MountError> {
-        process::prepare();
+        let prepared = process::prepare();
         let mountpoint = Mountpoint::find(&self.mountpoint, &self.store)?;
         let store = OpenStore::open(&self.store)?;
         log::set_max_level(store.settings.log.level.into());
@@ -70,6 +70,7 @@ impl Mounting {
                 return Err(error.into());
             }
         };
+        prepared.report();
         let commands = Arc::new(Control::new(store.volumes.clone()));
         Ok(serve(
             &store.volumes,

@@ -12,7 +12,7 @@ use crate::config::{
 use crate::device::{Device, DeviceError, FileDevice, OpenMode};
 use crate::ondisk::Uuid;
 use crate::store::{Catalog, CatalogConfig, CatalogError, Pool, PoolError};
-use crate::volume::{VolumeConfig, VolumeError, Volumes};
+use crate::volume::{ScrubConfig, VolumeConfig, VolumeError, Volumes};
 
 /// Why a store can't be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +126,10 @@ fn open_volumes(
         cache,
         priority: Box::new(move |disk| rules.priority(disk)),
         store_dir: layout.dir().to_owned(),
+        scrub: ScrubConfig {
+            rate: settings.scrub.rate.0,
+            file: Some(layout.scrub()),
+        },
     };
     Ok(Volumes::start(
         CacheParts {

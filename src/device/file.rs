@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::io::IoSlice;
+use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -14,6 +15,7 @@ use super::discard::discard;
 use super::range::{total, within};
 use super::transfer::{read_full, write_all};
 use super::{Device, DeviceError, Operation};
+use crate::base::BLOCK;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +71,17 @@ pub enum Fill {
 
 /// A regular file or a block device as a [`Device`].
 ///
-/// It goes through the page cache. Its length is that at the time of opening.
+/// It goes through the page cache, but for [`Device::read_uncached`]. Its length is that at the time
+/// of opening.
 #[derive(Debug)]
 pub struct FileDevice {
     file: File,
     name: String,
     len: u64,
     kind: Kind,
+    /// The same file, opened to be read past the page cache when that is first asked for; none
+    /// where the host can't.
+    direct: OnceLock<Option<File>>,
     /// Whether holes can be punched; set to false by the first refusal and never back.
     can_punch: AtomicBool,
     /// Whether a sync failed; never back to false. The host reports lost writes once and then
@@ -131,6 +137,7 @@ impl FileDevice {
             name: path.display().to_string(),
             len,
             kind,
+            direct: OnceLock::new(),
             can_punch: AtomicBool::new(true),
             sync_failed: AtomicBool::new(false),
         })
@@ -184,6 +191,26 @@ impl Device for FileDevice {
             rustix::io::pread(&self.file, buf, at)
         })
         .map_err(|source| self.host_error(Operation::Read, offset, len, source))
+    }
+
+    fn read_uncached(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        let len = buf.len() as u64;
+        self.check(Operation::Read, offset, len)?;
+        let whole = |number: u64| number.is_multiple_of(BLOCK as u64);
+        let aligned = whole(offset) && whole(len) && buf.as_ptr().align_offset(BLOCK) == 0;
+        let direct = || open_direct(&self.file);
+        if aligned && let Some(direct) = self.direct.get_or_init(direct) {
+            let read = read_full(buf, offset, |buf, at| rustix::io::pread(direct, buf, at));
+            let refused = |source: &io::Error| Errno::from_io_error(source) == Some(Errno::INVAL);
+            match read {
+                Err(source) if refused(&source) => {}
+                read => {
+                    return read
+                        .map_err(|source| self.host_error(Operation::Read, offset, len, source));
+                }
+            }
+        }
+        self.read_at(buf, offset)
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
@@ -327,6 +354,14 @@ fn claim(file: &File) -> io::Result<()> {
 
 fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+/// Opens what is open already once more, for reads past the page cache.
+fn open_direct(file: &File) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    opened.ok().map(File::from)
 }
 
 fn kind_of(stat: rustix::fs::Stat) -> Option<Kind> {

@@ -340,4 +340,11 @@ pub enum Change {
         /// How many.
         count: u64,
     },
+    /// Corrects how many slots of a device are on the free list. This and the next two are made by
+    /// repairs alone: all other changes keep the counts.
+    CountFree(DeviceNo, u64),
+    /// Corrects the counts of the pool's slots.
+    CountSpace(Space),
+    /// Corrects how many blocks of a pack versions need. Where that is none, it is given up.
+    CountPack(Place, u64),
 }

@@ -225,6 +225,22 @@ fn changes() -> Vec<(Change, String)> {
             },
             "0f010002000000000000000300000000000000".into(),
         ),
+        (
+            Change::CountFree(device, 7),
+            "1001000700000000000000".into(),
+        ),
+        (
+            Change::CountSpace(Space {
+                total: 9,
+                free: 7,
+                pending: 1,
+            }),
+            "11090000000000000007000000000000000100000000000000".into(),
+        ),
+        (
+            Change::CountPack(place(), 6),
+            "1205000000000004000600000000000000".into(),
+        ),
     ]
 }
 

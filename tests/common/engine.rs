@@ -9,7 +9,7 @@ use snapmark::cache::{CacheConfig, CacheParts, create_journal};
 use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
 use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
-use snapmark::volume::{VolumeConfig, Volumes};
+use snapmark::volume::{ScrubConfig, VolumeConfig, Volumes};
 
 pub const SEGMENT: u64 = 64 << 10;
 const STORE: [u8; 16] = [7; 16];
@@ -140,6 +140,7 @@ impl Engine {
             cache,
             priority: Box::new(|name| u8::from(name.ends_with('3'))),
             store_dir: "/nowhere".into(),
+            scrub: ScrubConfig::default(),
         };
         let parts = CacheParts {
             catalog: catalog.clone(),

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 pub mod checks;
+pub mod damaged;
 pub mod engine;
 pub mod history;
 pub mod invariants;

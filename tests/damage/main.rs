@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod everywhere;
+mod given_up;
 mod journal;
 mod kept;
 mod text;

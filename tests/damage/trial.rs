@@ -211,7 +211,7 @@ fn report(images: &Images) -> Option<Report> {
     let device = |name: &str| -> Arc<dyn Device> { images[name].clone() };
     let parts = Parts {
         pages: device("pages"),
-        log: device("log"),
+        log: Ok(device("log")),
         journal: Ok(device("journal")),
         open: &|record| match images.get(&record.path) {
             Some(device) => Ok(device.clone()),

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::base::ByteSize;
 use crate::check::{CheckError, Files, Options, Problem, Report, Severity, Verdict};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{count, print, print_json};
 use crate::cli::progress;
 
 const EXAMPLES: &str = "\
@@ -118,25 +118,28 @@ fn words(report: &Report, data: bool) -> String {
     let _ = writeln!(
         text,
         "store    {store}, segments of {}, commit {}\n\
-         disks    {}, with {} snapshots\n\
-         pool     {} segments: {} used, {} free, {} to be given back\n\
-         data     {} in {} versions of segments",
+         disks    {}, with {}\n\
+         pool     {}: {} used, {} free, {} to be given back\n\
+         data     {} in {}",
         ByteSize(report.segment),
         report.commit,
         report.disks,
-        report.snapshots,
-        space.total,
+        count(report.snapshots as u64, "snapshot"),
+        count(space.total, "segment"),
         space.used,
         space.free,
         space.pending,
         ByteSize(report.blocks * crate::base::BLOCK_SIZE),
-        report.versions,
+        count(report.versions, "version"),
     );
     if let Some(journal) = &report.journal {
         let _ = writeln!(
             text,
-            "journal  {} records to be replayed: {} writes, {} discards, {} others",
-            journal.records, journal.writes, journal.zeros, journal.ops
+            "journal  {} to be replayed: {}, {}, {}",
+            count(journal.records, "record"),
+            count(journal.writes, "write"),
+            count(journal.zeros, "discard"),
+            count(journal.ops, "other")
         );
     }
     if data {

@@ -217,3 +217,25 @@ fn a_block_device_is_opened_exclusively_and_punched() {
     assert!(!device.punch(2 << 20, 512 << 10).unwrap());
     drop(device);
 }
+
+#[test]
+fn a_read_past_the_page_cache_gives_what_was_just_written() {
+    use crate::device::AlignedBuf;
+    let dir = temp();
+    let device = FileDevice::create(&dir.path().join("d"), 1 << 20, Fill::Sparse).unwrap();
+    let mut buf = AlignedBuf::new(8192);
+    for round in 1..4u8 {
+        device
+            .write_at(&[IoSlice::new(&[round; 8192])], 4096)
+            .unwrap();
+        device.read_uncached(&mut buf, 4096).unwrap();
+        assert!(buf.iter().all(|byte| *byte == round));
+    }
+    // What is not aligned is read all the same.
+    let mut odd = [0; 100];
+    device.read_uncached(&mut odd, 4100).unwrap();
+    assert_eq!(odd, [3; 100]);
+    device.read_uncached(&mut buf, 100).unwrap();
+    assert_eq!((buf[0], buf[8191]), (0, 3));
+    assert!(device.read_uncached(&mut buf, 1 << 20).is_err());
+}

@@ -56,6 +56,8 @@ pub const RECORD_ALIGN: usize = 64;
 const MAX_BODY: u32 = 1 << 20;
 /// Bytes of the longest header and body.
 pub const MAX_HEAD: usize = (RECORD_HEADER + MAX_BODY as usize).next_multiple_of(RECORD_ALIGN);
+/// No record has a greater number: at a million a second it would take 146,000 years.
+const MAX_SEQ: Seq = Seq(1 << 62);
 /// No write has more blocks.
 const MAX_BLOCKS: u64 = 16 << 10;
 
@@ -254,12 +256,13 @@ impl RecordHeader {
         let count = reader.u64("count")?;
         let time = Timestamp(reader.i64("time")?);
         let size_after = Some(reader.u64("size")?).filter(|size| *size != 0);
+        if seq > MAX_SEQ {
+            let (field, value) = ("seq", seq.0);
+            return Err(WireError::Value { field, value }.into());
+        }
         if durable >= seq {
-            return Err(WireError::Value {
-                field: "durable",
-                value: durable.0,
-            }
-            .into());
+            let (field, value) = ("durable", durable.0);
+            return Err(WireError::Value { field, value }.into());
         }
         if body > MAX_BODY
             || (kind == 1 && (count > MAX_BLOCKS || u64::from(body) != count * 4))
@@ -331,7 +334,7 @@ impl RecordHeader {
             3 => Body::Op(Op::decode(&mut body)?),
             4 => Body::Reference(Reference::decode(&mut body, self.count)?),
             5 => match Seq(body.u64("next")?) {
-                next if next > self.seq => Body::Skip(next),
+                next if next > self.seq && next <= MAX_SEQ => Body::Skip(next),
                 Seq(value) => {
                     let field = "next";
                     return Err(WireError::Value { field, value }.into());

@@ -114,6 +114,8 @@ impl Model {
                     there(self.pending.remove(&place(device, slot)))?;
                 }
             }
+            // Here the counts are always right.
+            Change::CountFree(..) | Change::CountSpace(_) | Change::CountPack(..) => {}
         }
         Ok(())
     }
@@ -269,7 +271,7 @@ impl Model {
                 next_map: MapId(random.next() as u32),
                 durable: Seq(random.next()),
                 session: random.next() as u32,
-                closed: random.next() % 2 == 0,
+                closed: random.next().is_multiple_of(2),
             }),
             1 => Change::PutDisk(DiskRecord {
                 id: DiskId(random.below(20) as u32),
