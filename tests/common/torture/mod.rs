@@ -207,7 +207,7 @@ impl Torture {
             scope.spawn(move || shared.command(served, &mut command_rng, tally, more));
             for actor in actors {
                 scope.spawn(move || {
-                    while more() && actor.step(served, tally).is_ok() {}
+                    while more() && served.lives(actor.step(served, tally)) {}
                     actor.let_go();
                 });
             }
@@ -217,7 +217,7 @@ impl Torture {
                 (ballast, options.fill.map(|fill| brim.unwrap_or(fill)))
             {
                 scope.spawn(move || {
-                    while more() && ballast.fill_up(fill, served, tally).is_ok() {
+                    while more() && served.lives(ballast.fill_up(fill, served, tally)) {
                         std::thread::sleep(Duration::from_millis(2));
                     }
                     ballast.let_go();

@@ -128,6 +128,14 @@ impl Served {
         }
     }
 
+    /// Whether the daemon still answers; no other error is right.
+    pub fn lives(&self, answer: io::Result<()>) -> bool {
+        if let Err(error) = &answer {
+            assert!(self.is_death(error), "{error}");
+        }
+        answer.is_ok()
+    }
+
     /// Ends the daemon as a crash would; its mount is left as it is.
     pub fn kill(&self) {
         self.killed.store(true, SeqCst);
