@@ -46,7 +46,7 @@ impl Cache {
                 }
                 Attempt::Room => {
                     drop(queue);
-                    self.wait_for_room();
+                    self.wait_for_room()?;
                 }
                 Attempt::Space { needed, available } => {
                     drop(queue);

@@ -41,7 +41,9 @@ impl Lent {
     /// Where the device fails. The slot is given back then.
     pub fn fill(mut self, pool: &Pool, data: &[u8]) -> Result<Arc<Self>, CacheError> {
         self.sums = data.chunks_exact(BLOCK).map(checksum).collect();
-        pool.write(self.place, 0, &[IoSlice::new(data)])?;
+        let written = pool.write(self.place, 0, &[IoSlice::new(data)]);
+        let written = written.map_err(CacheError::from);
+        written.inspect_err(|error| self.stock.note_full(self.place, error))?;
         Ok(Arc::new(self))
     }
 

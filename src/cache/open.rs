@@ -14,7 +14,7 @@ use super::ring::Ring;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
 use super::stock::Stock;
-use super::{CacheError, FramePool, Halt, Lines, MapState};
+use super::{CacheError, FramePool, Halt, Lines, MapState, Pause};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
 use crate::store::{Catalog, Pool};
@@ -91,6 +91,8 @@ impl Cache {
             stock: Arc::new(Stock::default()),
             room: Condvar::new(),
             halt: Halt::default(),
+            pause: Pause::new(config.patience),
+            journal_pause: Pause::new(config.patience),
             signals: Signals::default(),
             destaged: AtomicU64::new(0),
             crowded: AtomicBool::new(false),

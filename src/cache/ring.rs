@@ -116,6 +116,15 @@ impl Ring {
 
     /// A record is no longer needed; its space is free once all before it are.
     pub fn done(&mut self, seq: Seq) {
+        self.mark(seq, true);
+    }
+
+    /// A record is needed after all: the commit that was to say otherwise did not come about.
+    pub fn undone(&mut self, seq: Seq) {
+        self.mark(seq, false);
+    }
+
+    fn mark(&mut self, seq: Seq, done: bool) {
         let first = self.records.front().map_or(0, |record| record.seq.0);
         let at = seq
             .0
@@ -123,7 +132,7 @@ impl Ring {
             .and_then(|at| usize::try_from(at).ok());
         if let Some(record) = at.and_then(|at| self.records.get_mut(at)) {
             debug_assert_eq!(record.seq, seq);
-            record.done = true;
+            record.done = done;
         }
     }
 

@@ -113,6 +113,7 @@ fn open_volumes(
         volatile,
         interval: settings.destage.interval.0,
         batch: settings.destage.batch.0,
+        patience: settings.space.patience.0,
     };
     let rules = settings.clone();
     let config = VolumeConfig {

@@ -10,6 +10,7 @@ use super::{Metrics, Node, VolumeError};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
 use crate::ondisk::journal::Op;
+use crate::store::CatalogError;
 
 /// The largest disk, in bytes: 1 PiB.
 pub const MAX_DISK_SIZE: u64 = 1 << 50;
@@ -67,9 +68,14 @@ impl Volumes {
             largest_write,
             adding_device: Mutex::default(),
         });
-        if let Err(error) = volumes.finish_removals() {
-            volumes.cache.stop();
-            return Err(error);
+        match volumes.finish_removals() {
+            // The next opening sees to it.
+            Err(error @ VolumeError::HostFull(_)) => log::warn!("not all is removed: {error}"),
+            Err(error) => {
+                volumes.cache.stop();
+                return Err(error);
+            }
+            Ok(()) => {}
         }
         Ok(volumes)
     }
@@ -114,7 +120,7 @@ impl Volumes {
                 }
                 None => {
                     waits.get_or_insert_with(|| self.cache.op_waits());
-                    self.cache.wait_for_room();
+                    self.cache.wait_for_room()?;
                 }
             }
         }
@@ -175,11 +181,14 @@ impl Volumes {
     /// Where draining or the checkpoint fails; what was acknowledged is in the journal then.
     pub fn close_store(&self) -> Result<()> {
         self.cache.close()?;
-        self.cache
-            .catalog()
-            .checkpoint()
-            .map_err(CacheError::from)?;
-        Ok(())
+        match self.cache.catalog().checkpoint() {
+            Err(error @ CatalogError::NoRoom(_)) => {
+                // The log has it all.
+                log::warn!("no checkpoint, the next opening takes longer: {error}");
+                Ok(())
+            }
+            done => Ok(done?),
+        }
     }
 
     /// Stops the workers where they stand: for tests of what a crash leaves.
@@ -221,6 +230,7 @@ impl From<CacheError> for VolumeError {
         match error {
             CacheError::Halted(reason) => Self::Halted(reason),
             CacheError::NoSpace { needed, available } => Self::NoSpace { needed, available },
+            CacheError::HostFull(reason) => Self::HostFull(reason),
             CacheError::Gone => Self::NotFound("the disk".to_owned()),
             other => Self::Io(other.to_string()),
         }

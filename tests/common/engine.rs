@@ -24,6 +24,8 @@ pub struct Shape {
     pub batch: u64,
     pub interval: Duration,
     pub volatile: bool,
+    /// How long writers wait for a full host.
+    pub patience: Duration,
 }
 
 impl Default for Shape {
@@ -36,6 +38,7 @@ impl Default for Shape {
             batch: 256 << 10,
             interval: Duration::from_millis(3),
             volatile: false,
+            patience: Duration::from_secs(60),
         }
     }
 }
@@ -125,6 +128,7 @@ impl Engine {
             volatile: shape.volatile,
             interval: shape.interval,
             batch: shape.batch,
+            patience: shape.patience,
         };
         let config = VolumeConfig {
             cache,

@@ -24,9 +24,21 @@ impl Destager {
         }
         let due = self.reaps.iter().position(Reap::is_due);
         if let Some(mut reap) = due.and_then(|at| self.reaps.remove(at)) {
-            match self.reap_some(&mut reap)? {
-                Step::More => self.reaps.push_front(reap),
-                Step::Done => self.finish_reap(reap.map)?,
+            let step = self.reap_some(&mut reap);
+            let step = step.and_then(|step| match step {
+                Step::More => Ok(Step::More),
+                Step::Done => self.finish_reap(reap.map).map(|()| Step::Done),
+            });
+            match step {
+                Ok(Step::More) => self.reaps.push_front(reap),
+                Ok(Step::Done) => {}
+                Err(error) => {
+                    reap.put_off();
+                    self.reaps.push_back(reap);
+                    // What it was to copy has no place on the host; the next step copies nothing.
+                    let copies = matches!(error, CacheError::Pool(_)) && error.is_no_room();
+                    return if copies { Ok(()) } else { Err(error) };
+                }
             }
         }
         Ok(())
@@ -46,7 +58,15 @@ impl Destager {
             pool: &cache.pool,
             slots: &mut self.slots,
             work: &mut work,
-        })?;
+            frugal: cache.pause.is_paused() || !cache.stock.full().is_empty(),
+        });
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                self.drop_work(work);
+                return Err(error);
+            }
+        };
         drop(view);
         self.commit(work)?;
         let mut queue = cache.queue.lock();

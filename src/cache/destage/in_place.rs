@@ -35,7 +35,7 @@ impl Context<'_> {
         for (key, layer) in lower {
             let mut layer = *layer;
             let here = left.and(&layer.data.minus(&hidden));
-            fill_some(layer.extent(), update, &here, work);
+            overwrite_some(layer.extent(), update, &here, work);
             left = left.minus(&here);
             hidden = hidden.or(&layer.covered());
             clear(&mut layer, &update.zero, work);
@@ -82,7 +82,8 @@ impl Context<'_> {
             top.data
         };
         let here = left.and(&room);
-        fill_some(top.extent(), update, &here, work);
+        overwrite_some(top.extent(), update, &here.and(&top.data), work);
+        fill_some(top.extent(), update, &here.minus(&top.data), work);
         *left = left.minus(&here);
         let zero = top.zero.minus(&here);
         *top = Descriptor::new(top.birth, top.extent(), top.data.or(&here), zero);
@@ -197,6 +198,16 @@ fn fill_some(to: Option<Extent>, update: &Update, blocks: &BlockMask, work: &mut
     for block in blocks.iter() {
         if let Some(frame) = update.frames.get(&block) {
             work.write(&to, block, Data::Frame(frame.clone()));
+        }
+    }
+}
+
+/// As [`fill_some`], where the layer has these blocks already.
+fn overwrite_some(to: Option<Extent>, update: &Update, blocks: &BlockMask, work: &mut Work) {
+    let Some(to) = to else { return };
+    for block in blocks.iter() {
+        if let Some(frame) = update.frames.get(&block) {
+            work.overwrite(&to, block, Data::Frame(frame.clone()));
         }
     }
 }

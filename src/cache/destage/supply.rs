@@ -38,7 +38,8 @@ impl Destager {
         let lent = self.slots.refill(&view, 0)?;
         drop(view);
         if !lent.is_empty() {
-            self.cache.catalog.commit(&lend_changes(&lent))?;
+            let done = self.cache.catalog.commit(&lend_changes(&lent));
+            done.inspect_err(|_| self.slots.forget())?;
             self.cache.stock.add(&lent);
             self.refresh_space();
         }
