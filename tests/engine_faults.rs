@@ -18,12 +18,12 @@ use std::time::Duration;
 use common::engine::{Engine, SEGMENT, Shape};
 use common::model::{BLOCK, State, new_disk};
 use common::{Random, checks, invariants};
-use snapmark::device::{CrashDisk, Effect, FaultDevice, Operation, When};
+use snapmark::device::{Effect, FaultDevice, Operation, When};
 use snapmark::volume::{Extent, Node, VolumeError};
 
 const DEVICES: [&str; 5] = ["pages", "log", "journal", "pool0", "pool1"];
 const DISK: u64 = 5 * SEGMENT;
-const OPS: usize = 70;
+const OPS: usize = 150;
 
 type Result = std::result::Result<(), VolumeError>;
 
@@ -36,6 +36,18 @@ struct Plan {
     effect: Effect,
 }
 
+/// So small that checkpoints, ring wraps and full caches come often.
+const SMALL: Shape = Shape {
+    log: 32 << 10,
+    journal: 1 << 20,
+    cache: 1 << 20,
+    batch: 64 << 10,
+    interval: Duration::from_millis(2),
+    pool: 16 << 20,
+    volatile: false,
+    patience: Duration::from_secs(60),
+};
+
 /// A store over devices that can be told to fail.
 struct Rig {
     engine: Engine,
@@ -43,21 +55,8 @@ struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
-        let shape = Shape {
-            // So small that checkpoints, ring wraps and full caches come often.
-            log: 64 << 10,
-            journal: 1 << 20,
-            cache: 1 << 20,
-            batch: 64 << 10,
-            interval: Duration::from_millis(2),
-            pool: 16 << 20,
-            ..Shape::default()
-        };
-        Self::over(Engine::make(&shape), shape)
-    }
-
-    fn over(disk: CrashDisk, shape: Shape) -> Self {
+    fn with(shape: Shape) -> Self {
+        let disk = Engine::make(&shape);
         let faults = RefCell::new(BTreeMap::new());
         let engine = Engine::open_over(disk, shape, &|device| {
             let fault = Arc::new(FaultDevice::new(device));
@@ -226,15 +225,22 @@ fn id(engine: &Engine, name: &str) -> snapmark::base::DiskId {
 enum Outcome {
     /// The store may halt, or not notice.
     MayHalt,
-    /// The op may fail; the store goes on.
-    GoesOn,
+    /// It does halt, now and then.
+    Halts,
+    /// Writes may find no space; the store goes on.
+    NoSpace,
     /// Nothing fails: it is waited for.
     Waits,
 }
 
 /// One history with a fault in it. Says whether the fault struck, and whether the store halted.
 fn run(seed: u64, plan: Option<Plan>, outcome: Outcome) -> (bool, bool, Rig) {
-    let rig = Rig::new();
+    let rig = Rig::with(SMALL);
+    check(seed, rig, plan, outcome)
+}
+
+/// Runs a history over a store, and looks at what comes of it.
+fn check(seed: u64, rig: Rig, plan: Option<Plan>, outcome: Outcome) -> (bool, bool, Rig) {
     // Calls are counted from here on: what opening does is another test's.
     let before = plan.map(|plan| rig.calls(plan.device, plan.operation));
     plan.into_iter().for_each(|plan| rig.plan(plan));
@@ -245,15 +251,20 @@ fn run(seed: u64, plan: Option<Plan>, outcome: Outcome) -> (bool, bool, Rig) {
                 continue;
             };
             assert!(outcome != Outcome::Waits, "it failed: {error}");
-            if rig.state() != "ok" {
+            let no_space = matches!(error, VolumeError::HostFull(_));
+            if !no_space && rig.state() != "ok" {
                 break;
             }
-            // A read that failed: nothing was changed.
+            let line = history.lines.last().unwrap();
+            let frees = line.starts_with("remove") || line.starts_with("discard");
+            assert!(!(no_space && frees), "what frees space failed: {line}");
+            assert!(no_space || outcome != Outcome::NoSpace, "{error}");
+            // Nothing was changed by it.
             history.unsure = None;
         }
         let halted = !rig.state().starts_with("ok") && !rig.state().starts_with("paused");
         assert!(
-            !halted || outcome == Outcome::MayHalt,
+            !halted || matches!(outcome, Outcome::MayHalt | Outcome::Halts),
             "halted: {}",
             rig.state()
         );
@@ -334,7 +345,7 @@ fn walk(
     }
     eprintln!("{tried} faults of {operation} tried, {struck} struck, {halted} halted the store");
     assert!(struck * 2 > tried, "{struck} of {tried} struck");
-    assert!(outcome != Outcome::MayHalt || halted > 0);
+    assert!(outcome != Outcome::Halts || halted > 0);
 }
 
 #[test]
@@ -344,13 +355,13 @@ fn p5_p8_a_failed_write_at_any_call_loses_nothing_acknowledged() {
         Effect::Short(512, libc::EIO),
         Effect::Short(4096 + 512, libc::EIO),
     ];
-    walk(&DEVICES, Operation::Write, &effects, Outcome::MayHalt, 14);
+    walk(&DEVICES, Operation::Write, &effects, Outcome::Halts, 40);
 }
 
 #[test]
 fn p4_p8_a_failed_sync_at_any_call_is_final_and_loses_nothing_synced() {
     let effects = [Effect::Fail(libc::EIO), Effect::Fail(libc::ENOSPC)];
-    walk(&DEVICES, Operation::Sync, &effects, Outcome::MayHalt, 12);
+    walk(&DEVICES, Operation::Sync, &effects, Outcome::Halts, 40);
 }
 
 #[test]
@@ -362,10 +373,10 @@ fn p5_a_host_without_space_for_a_write_at_any_call_is_waited_for() {
         Effect::Short(1 << 40, libc::ENOSPC),
     ];
     let devices = ["journal", "pool0", "pool1"];
-    walk(&devices, Operation::Write, &effects, Outcome::Waits, 16);
+    walk(&devices, Operation::Write, &effects, Outcome::Waits, 40);
     // A catalog's root, and the start of its log behind it, can't be taken back.
     let devices = ["pages", "log"];
-    walk(&devices, Operation::Write, &effects, Outcome::MayHalt, 16);
+    walk(&devices, Operation::Write, &effects, Outcome::MayHalt, 40);
 }
 
 #[test]
@@ -376,7 +387,7 @@ fn p8_a_failed_read_at_any_call_harms_nobody_else() {
         Operation::Read,
         &effects,
         Outcome::MayHalt,
-        10,
+        40,
     );
 }
 
@@ -388,6 +399,125 @@ fn p9_a_failed_punch_at_any_call_stops_nothing() {
         Operation::Punch,
         &effects,
         Outcome::Waits,
-        8,
+        40,
     );
+}
+
+/// The host has no space from a call on, for good: reads and deletions go on, and all is right when
+/// there is space again.
+#[test]
+fn p5_p7_a_host_that_stays_full_refuses_writes_and_takes_deletions() {
+    let (mut refused, mut paused) = (0, 0);
+    for turn in common::seeds(24) {
+        let rig = Rig::with(Shape {
+            patience: Duration::from_millis(5),
+            ..SMALL
+        });
+        for device in ["pool0", "pool1"] {
+            rig.plan(Plan {
+                device,
+                operation: Operation::Write,
+                when: When::From(1 + turn * 3),
+                effect: Effect::Short(turn * 1000, libc::ENOSPC),
+            });
+        }
+        let (_, _, rig) = check(turn, rig, None, Outcome::NoSpace);
+        let writes = &rig.engine.metrics().write;
+        refused += writes.failed.load(std::sync::atomic::Ordering::Relaxed);
+        paused += u64::from(rig.engine.paused_for() > Duration::ZERO);
+    }
+    eprintln!("{paused} stores paused, {refused} writes refused");
+    assert!(refused > 0 && paused > 10);
+}
+
+#[test]
+fn p8_a_device_that_is_gone_fails_its_own_reads_alone_and_says_whose_they_were() {
+    let rig = Rig::with(Shape {
+        interval: Duration::from_secs(3600),
+        ..SMALL
+    });
+    let engine = &rig.engine;
+    let disk = |name: &str| engine.create(new_disk(name, DISK)).unwrap();
+    let disks = [disk("vm1.img"), disk("vm2.img")];
+    for (disk, byte) in disks.into_iter().zip([1, 2]) {
+        for segment in 0..5 {
+            let at = segment * SEGMENT;
+            engine.write(disk, at, &[byte; BLOCK as usize]).unwrap();
+        }
+    }
+    engine.snapshot(&["vm1.img"], Some("s"), true).unwrap();
+    engine.flush().unwrap();
+    for operation in [Operation::Read, Operation::Write, Operation::Sync] {
+        rig.plan(Plan {
+            device: "pool1",
+            operation,
+            when: When::From(1),
+            effect: Effect::Fail(libc::ENXIO),
+        });
+    }
+    let mut buf = [0; BLOCK as usize];
+    let (mut read, mut failed) = (0, Vec::new());
+    for (name, byte) in [("vm1.img", 1), ("vm2.img", 2), ("vm1.img@s", 1)] {
+        let node = engine.lookup(name).unwrap();
+        for segment in 0..5 {
+            match engine.read(node, segment * SEGMENT, &mut buf) {
+                Ok(_) => {
+                    assert!(buf.iter().all(|found| *found == byte));
+                    read += 1;
+                }
+                Err(error) => {
+                    let words = error.to_string();
+                    let offset = format!("offset {}", segment * SEGMENT);
+                    for part in [&format!("{name} "), &offset, "pool1", "segment"] {
+                        assert!(words.contains(part), "no {part:?} in {words:?}");
+                    }
+                    failed.push(words);
+                }
+            }
+        }
+    }
+    eprintln!(
+        "{read} read, {} failed, such as: {}",
+        failed.len(),
+        failed[0]
+    );
+    assert!(read >= 3 && failed.len() >= 3);
+    assert_eq!(engine.status().state, "ok", "nothing was written yet");
+    let errors = &engine.status().devices[1].errors;
+    assert_eq!(errors.read, failed.len() as u64);
+    assert!(
+        errors
+            .last
+            .as_ref()
+            .is_some_and(|last| last.contains("pool1"))
+    );
+
+    // The next destage halts it, for good; what was acknowledged is there over healthy devices.
+    for disk in disks {
+        (0..5).for_each(|n| {
+            engine
+                .write(disk, n * SEGMENT, &[7; BLOCK as usize])
+                .unwrap()
+        });
+    }
+    assert!(matches!(engine.flush(), Err(VolumeError::Halted(_))));
+    let status = engine.status();
+    assert!(status.state.starts_with("halted: "), "{}", status.state);
+    assert!(status.advice.is_some());
+    assert!(engine.write(disks[0], 0, &[8; 4096]).is_err());
+    let served = |engine: &Engine| {
+        let mut buf = [0; BLOCK as usize];
+        for disk in disks {
+            engine.read(Node::Disk(disk), 0, &mut buf).unwrap();
+            assert_eq!(buf, [7; BLOCK as usize], "from the cache");
+        }
+    };
+    served(engine);
+    let images = engine.disk.kill_image();
+    engine.volumes.abandon();
+    let engine = Engine::open_images(&images, engine.shape);
+    served(&engine);
+    engine.settle();
+    served(&engine);
+    engine.volumes.abandon();
 }

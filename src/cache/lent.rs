@@ -53,7 +53,8 @@ impl Lent {
     /// Where the device fails or a block does not match. A mismatch may only mean that the slot
     /// was adopted and written over meanwhile: look again.
     pub fn read(&self, pool: &Pool, first: usize, buf: &mut [u8]) -> Result<(), BlockError> {
-        pool.read(self.place, first, buf)?;
+        pool.read(self.place, first, buf)
+            .map_err(|source| BlockError::of_device(self.place, first, source))?;
         let blocks = buf.chunks_exact(BLOCK).zip(&self.sums[first..]);
         for (at, (data, stored)) in blocks.enumerate() {
             let computed = checksum(data);

@@ -117,7 +117,7 @@ impl Pause {
         self.check_since(0)
     }
 
-    /// As [`check`](Self::check), but not before another attempt than the first `tries` was made.
+    /// As [`check`](Self::check), but not before more than so many attempts have failed.
     pub(super) fn check_since(&self, tries: u64) -> Result<(), CacheError> {
         if !self.is_paused() {
             return Ok(());

@@ -189,7 +189,8 @@ impl Cache {
     }
 
     fn flush_to(&self, seq: Seq) -> Result<(), CacheError> {
-        let tries = self.pause.tries();
+        // The attempt that is under way does not count.
+        let tries = self.pause.tries() + 1;
         self.signals.flush(seq);
         let mut queue = self.queue.lock();
         while queue.oldest().is_some_and(|oldest| oldest <= seq) {
@@ -249,7 +250,7 @@ impl Cache {
     /// Notes whether the next write may have to wait for something else than memory.
     pub(super) fn note_crowd(&self, queue: &Queue) {
         let ring = queue.ring.as_ref();
-        let crowded = ring.is_some_and(|ring| ring.used() > ring.size() / 8 * 7)
+        let crowded = ring.is_some_and(|ring| ring.used() > ring.size() / 4 * 3)
             || queue.promises.available() < FEW_SLOTS
             || queue.waiting_ops > 0
             || self.is_overfull(queue);

@@ -17,13 +17,13 @@ use crate::ondisk::Space;
 
 /// Slots kept ready at the most.
 const MOST: u64 = 4096;
-/// How long a device that was full goes without being tried, where there are others.
-const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// The slots that are lent out.
 #[derive(Default)]
 pub(super) struct Stock {
     state: Mutex<State>,
+    /// How long a device that was full goes without being tried, where there are others.
+    full_for: Duration,
 }
 
 #[derive(Default)]
@@ -71,6 +71,14 @@ impl State {
 }
 
 impl Stock {
+    /// No slots; a device that was full is left alone for so long.
+    pub fn new(full_for: Duration) -> Self {
+        Self {
+            full_for,
+            ..Self::default()
+        }
+    }
+
     /// A slot to write to, if there is one on a device that may have space.
     pub fn take(&self) -> Option<Place> {
         self.state.lock().take(false)
@@ -92,7 +100,9 @@ impl Stock {
     /// The devices that were full a short while ago.
     pub fn full(&self) -> Vec<DeviceNo> {
         let mut state = self.state.lock();
-        state.full.retain(|_, since| since.elapsed() < FULL_FOR);
+        state
+            .full
+            .retain(|_, since| since.elapsed() < self.full_for);
         state.full.keys().copied().collect()
     }
 

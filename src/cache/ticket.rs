@@ -102,12 +102,14 @@ impl Cache {
         )
     }
 
-    /// Places in the ring for all records, or nothing while it has no room for all of them.
+    /// Places in the ring for all records, or nothing while it has no room for all of them beside
+    /// what they have to leave.
     pub(super) fn place(
         &self,
         queue: &mut Queue,
         first: Seq,
         heads: &[(Vec<u8>, usize)],
+        leave: u64,
     ) -> Result<Option<SmallVec<[u64; 3]>>, CacheError> {
         let Some(ring) = &mut queue.ring else {
             return Ok(Some(heads.iter().map(|_| 0).collect()));
@@ -122,7 +124,7 @@ impl Cache {
                 ring: ring.size(),
             });
         }
-        if !ring.has_room(&lens) {
+        if !ring.has_room(&lens, leave) {
             return Ok(None);
         }
         Ok(lens

@@ -119,6 +119,7 @@ fn open_volumes(
     let config = VolumeConfig {
         cache,
         priority: Box::new(move |disk| rules.priority(disk)),
+        warn: settings.space.warn.clone(),
         store_dir: layout.dir().to_owned(),
     };
     Ok(Volumes::start(

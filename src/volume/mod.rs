@@ -3,6 +3,7 @@
 
 mod devices;
 mod error;
+mod low_space;
 mod metrics;
 mod names;
 mod namespace;
@@ -19,7 +20,8 @@ pub use error::VolumeError;
 pub use metrics::{Histogram, Metrics, OperationMetrics};
 pub(crate) use namespace::Namespace;
 pub use status::{
-    CacheStatus, DeviceStatus, DiskStatus, JournalStatus, PoolStatus, SnapshotStatus, Status,
+    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, JournalStatus, PoolStatus, SnapshotStatus,
+    Status,
 };
 pub use types::{Attributes, Extent, NewDisk, Node, PoolUsage, SetAttributes, SnapshotId, Whence};
 pub(crate) use volumes::{Entered, Result};

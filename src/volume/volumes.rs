@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::low_space::Told;
 use super::namespace::{Disk, Namespace, Snapshot};
 use super::{Metrics, Node, VolumeError};
 use crate::base::{DiskId, Geometry};
@@ -23,6 +24,8 @@ pub struct VolumeConfig {
     pub cache: CacheConfig,
     /// The destage priority of a disk that has none of its own, by its name.
     pub priority: Box<dyn Fn(&str) -> u8 + Send + Sync>,
+    /// Percentages in use at which low space is warned of.
+    pub warn: Vec<u8>,
     /// Where device paths that do not start with `/` begin.
     pub store_dir: std::path::PathBuf,
 }
@@ -40,6 +43,8 @@ pub struct Volumes {
     pub(super) largest_write: u64,
     /// Held while a device is added, so that no two get one number. Nothing else waits for it.
     pub(super) adding_device: Mutex<()>,
+    /// What the log was told of low space.
+    pub(super) told: Told,
 }
 
 impl Volumes {
@@ -67,6 +72,7 @@ impl Volumes {
             geometry,
             largest_write,
             adding_device: Mutex::default(),
+            told: Told::default(),
         });
         match volumes.finish_removals() {
             // The next opening sees to it.
@@ -104,10 +110,19 @@ impl Volumes {
         &self,
         build: impl Fn(&Namespace, &Lines<'_>) -> Result<Op>,
     ) -> Result<Entered> {
+        self.commit_op_over(1, build)
+    }
+
+    /// As [`commit_op`](Self::commit_op), for an op over so many disks.
+    pub(crate) fn commit_op_over(
+        &self,
+        disks: usize,
+        build: impl Fn(&Namespace, &Lines<'_>) -> Result<Op>,
+    ) -> Result<Entered> {
         let mut waits = None;
         loop {
             let mut names = self.names.write();
-            let entered = self.cache.enter_op(|lines| {
+            let entered = self.cache.enter_op(disks, |lines| {
                 let op = build(&names, lines)?;
                 let disks = names.apply(&op, lines, &self.config.priority)?;
                 Ok::<_, VolumeError>((op, disks))

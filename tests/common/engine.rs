@@ -133,6 +133,7 @@ impl Engine {
         let config = VolumeConfig {
             cache,
             priority: Box::new(|name| u8::from(name.ends_with('3'))),
+            warn: vec![80, 95],
             store_dir: "/nowhere".into(),
         };
         let parts = CacheParts {
