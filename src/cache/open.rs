@@ -92,7 +92,7 @@ impl Cache {
             journal,
             frames: FramePool::new(data_blocks(config.size)),
             queue: Mutex::new(queue),
-            stock: Arc::new(Stock::new(FULL_FOR.min(config.interval))),
+            stock: Arc::new(Stock::new(FULL_FOR.min(config.interval * 5))),
             room: Condvar::new(),
             halt: Halt::default(),
             pause: Pause::new(config.patience),

@@ -184,6 +184,24 @@ impl Queue {
         }
     }
 
+    /// The op that removes a disk, where no marker stands before it in the disk's line: then nobody
+    /// will ever see the data that does.
+    pub fn removal_of(&self, disk: DiskId) -> Option<Seq> {
+        let line = self.disks.get(&disk).filter(|line| line.removed)?;
+        let mut last = None;
+        for record in &line.records {
+            let Record::Barrier(seq) = record else {
+                continue;
+            };
+            let at = self.ops.binary_search_by_key(seq, |op| op.seq).ok()?;
+            if matches!(self.ops[at].op, Op::Marker { .. }) {
+                return None;
+            }
+            last = Some(*seq);
+        }
+        last
+    }
+
     /// Enters an op and its barriers.
     pub fn push_op(&mut self, op: PendingOp) {
         for disk in &op.disks {

@@ -142,6 +142,14 @@ impl Allocator {
         })
     }
 
+    /// Counts a slot that was not promised, which [`take`](Self::take) will hand out. Whether there
+    /// is one.
+    pub fn spend_spare(&mut self) -> bool {
+        let left = self.spare.checked_sub(1);
+        self.spare = left.unwrap_or(0);
+        left.is_some()
+    }
+
     /// A free slot that nobody was promised.
     pub fn take_spare(&mut self) -> Option<NewSlot> {
         self.spare = self.spare.checked_sub(1)?;

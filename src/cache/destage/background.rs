@@ -18,8 +18,9 @@ impl Destager {
         self.move_tail()?;
         self.reclaim_some()?;
         self.holes.step(&self.cache.pool);
-        // A reap copies blocks of live versions, which must be what their checksums say.
-        if self.cache.queue.lock().is_unsettled() {
+        // A reap copies blocks of live versions, which must be what their checksums say. In a pause
+        // it copies nothing, and what it frees may be what ends the pause.
+        if !self.cache.pause.is_paused() && self.cache.queue.lock().is_unsettled() {
             return Ok(());
         }
         let due = self.reaps.iter().position(Reap::is_due);

@@ -213,15 +213,24 @@ impl Destager {
                 while self.cache.queue.lock().op_ready() {
                     self.apply_ops()?;
                 }
-                let next = self.cache.queue.lock().next_data(disk);
+                let (next, removal) = {
+                    let queue = self.cache.queue.lock();
+                    (queue.next_data(disk), queue.removal_of(disk))
+                };
                 if next.is_none_or(|next| next > target) {
                     break;
                 }
-                let done = self.destage_some_of(disk);
+                let full = self.cache.stock.full();
+                let done = match removal {
+                    Some(removal) => self.drop_data_of(disk, removal),
+                    None => self.destage_some_of(disk),
+                };
                 match self.unless_short(done) {
                     Err(error) if error.is_no_room() => {
-                        no_room = Some(error);
-                        break;
+                        if !self.is_room_beside(&full)? {
+                            no_room = Some(error);
+                            break;
+                        }
                     }
                     done => done?,
                 }
@@ -232,20 +241,8 @@ impl Destager {
 
     /// Whether a device turned out to be full that was not among these, and another one has slots.
     fn is_room_beside(&self, known: &[DeviceNo]) -> Result<bool, CacheError> {
-        let full = self.cache.stock.full();
-        if full.iter().all(|device| known.contains(device)) {
-            return Ok(false);
-        }
-        let view = self.cache.catalog.view();
-        for record in view.devices()? {
-            let device = record.device;
-            if !full.contains(&device)
-                && view.free_slots_of(device)? + self.cache.stock.lent_of(device) > 0
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let full = self.full_beside_others()?;
+        Ok(full.iter().any(|device| !known.contains(device)))
     }
 
     /// A batch that found too few slots is tried again as long as some wait only for their last

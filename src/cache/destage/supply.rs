@@ -6,6 +6,7 @@ use super::super::CacheError;
 use super::super::queue::Queue;
 use super::allocate::lend_changes;
 use super::round::Destager;
+use crate::base::DeviceNo;
 
 impl Destager {
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
@@ -90,5 +91,23 @@ impl Destager {
         if let Some(ring) = &mut queue.ring {
             ring.release(view.marks().journal_seq);
         }
+    }
+
+    /// The devices that the host has no space for, where another one has slots; else nothing.
+    pub(super) fn full_beside_others(&self) -> Result<Vec<DeviceNo>, CacheError> {
+        let full = self.cache.stock.full();
+        if full.is_empty() {
+            return Ok(full);
+        }
+        let view = self.cache.catalog.view();
+        for record in view.devices()? {
+            let device = record.device;
+            if !full.contains(&device)
+                && view.free_slots_of(device)? + self.cache.stock.lent_of(device) > 0
+            {
+                return Ok(full);
+            }
+        }
+        Ok(Vec::new())
     }
 }

@@ -12,9 +12,9 @@ use super::super::throttle::Throttle;
 use super::allocate::lend_changes;
 use super::batch::{Run, Settled, collect, mark_done, mark_undone, segments, settle};
 use super::round::Destager;
-use super::segment::{Context, Update};
+use super::segment::{Context, Outcome, Update};
 use super::work::Work;
-use crate::base::{BLOCK_SIZE, DiskId, Place, SegmentNo};
+use crate::base::{BLOCK_SIZE, DeviceNo, DiskId, Place, SegmentNo, Seq};
 use crate::ondisk::Change;
 use crate::store::{At, View};
 
@@ -62,6 +62,26 @@ impl Destager {
         self.destage_collected(runs, limit)
     }
 
+    /// Lets go of a disk's data that nobody will see, since the removal of the disk is queued
+    /// behind it. That has to be durable first: it must not be lost without the data (P6).
+    pub(super) fn drop_data_of(&mut self, disk: DiskId, removal: Seq) -> Result<(), CacheError> {
+        self.cache.sync_for_destage(removal)?;
+        let geometry = self.cache.geometry;
+        let runs = collect(
+            &self.cache.queue.lock(),
+            geometry,
+            u64::MAX,
+            true,
+            Some(disk),
+        );
+        let unseen = |run: Run| {
+            let mut updates = run.updates(geometry);
+            updates.values_mut().for_each(Update::forget);
+            (run, updates)
+        };
+        self.destage_runs(runs.into_iter().map(unseen).collect())
+    }
+
     fn destage_collected(&mut self, mut runs: Vec<Run>, limit: u64) -> Result<(), CacheError> {
         let (geometry, started) = (self.cache.geometry, Instant::now());
         let Some(last) = runs.iter().map(Run::last).max() else {
@@ -90,6 +110,13 @@ impl Destager {
             self.prepare_slots(needed, READERS_PATIENCE)?;
         }
         let packs = writes as u64 / IN_A_PACK + 1;
+        // Each write may have to go elsewhere.
+        let full = self.full_beside_others()?;
+        let packs = if full.is_empty() {
+            packs
+        } else {
+            packs + writes as u64
+        };
         self.slots
             .allow(self.cache.queue.lock().promises.hold(packs, PLENTY));
         // Waiting for slots says nothing of how fast destaging is.
@@ -122,7 +149,7 @@ impl Destager {
         let budget = Cell::new(0);
         let mut needed = 0;
         for (run, updates) in runs {
-            let context = context(&self.cache, &view, run, &budget)?;
+            let context = context(&self.cache, &view, run, &budget, &[])?;
             for (segment, update) in updates {
                 needed += u64::from(context.needs_slot(*segment, update)?);
             }
@@ -170,6 +197,7 @@ impl Destager {
         budget: &Cell<u64>,
     ) -> Result<(Vec<Run>, Vec<Settled>), CacheError> {
         let cache = self.cache.clone();
+        let full = self.full_beside_others()?;
         let mut settled = Vec::new();
         let mut done = Vec::with_capacity(runs.len());
         for (run, updates) in runs {
@@ -179,10 +207,14 @@ impl Destager {
                     what: format!("disk {}", run.disk),
                 });
             };
-            let context = context(&cache, view, &run, budget)?;
+            let context = context(&cache, view, &run, budget, &full)?;
             for (segment, update) in updates {
                 let writes = update.writes;
-                let outcome = context.plan(segment, update, &mut self.slots, work)?;
+                let outcome = if update.is_nothing() {
+                    Outcome::NOTHING
+                } else {
+                    context.plan(segment, update, &mut self.slots, work)?
+                };
                 disk.allocated = disk.allocated.saturating_add_signed(outcome.allocated);
                 let key = ClaimKey {
                     map: run.map.id,
@@ -288,7 +320,7 @@ impl Destager {
             let Some(last) = mapped.last().copied() else {
                 return Ok(());
             };
-            let context = context(&cache, &view, run, &budget)?;
+            let context = context(&cache, &view, run, &budget, &[])?;
             let mut work = Work::new(&self.cache);
             let mut allocated = 0;
             let mut settled = Vec::new();
@@ -337,6 +369,7 @@ fn context<'a>(
     view: &'a View,
     run: &'a Run,
     merge_budget: &'a Cell<u64>,
+    full: &'a [DeviceNo],
 ) -> Result<Context<'a>, CacheError> {
     let map = view.map(run.map.id)?;
     let map = map.ok_or_else(|| CacheError::Missing {
@@ -361,5 +394,6 @@ fn context<'a>(
         copy_on_write: cache.journal.is_none(),
         merge_budget,
         unsettled: unsettled.then_some(&*run.map),
+        full,
     })
 }
