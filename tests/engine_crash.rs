@@ -1,5 +1,6 @@
-//! Crashes at any event: what the daemon's death or a power loss leaves opens, keeps the rules,
-//! and holds what was promised.
+//! Crashes at any event of long histories: what the daemon's death or a power loss leaves opens,
+//! keeps the rules, and holds what was promised. `tests/power_loss.rs` does the same for all that
+//! crashes can leave of short ones.
 //!
 //! `SNAPMARK_SEED=N` runs one seed, `SNAPMARK_ROUNDS=N` as many more.
 
@@ -7,31 +8,12 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use common::engine::{Engine, Shape};
-use common::model::{Mix, Model, State};
-use common::{Random, checks, invariants, seeds};
-use snapmark::device::Images;
-
-/// One op of the history, with the events between which it ran.
-struct Entry {
-    begun: usize,
-    acked: usize,
-    /// All up to here survives a power loss once it has returned.
-    durable: bool,
-    /// What there is after it.
-    state: State,
-}
-
-struct History {
-    seed: u64,
-    shape: Shape,
-    engine: Engine,
-    entries: Vec<Entry>,
-    lines: Vec<String>,
-}
+use common::history::{Entry, History};
+use common::model::{Mix, Model};
+use common::{Random, seeds};
 
 fn shape(seed: u64, volatile: bool) -> Shape {
     let mut random = Random(seed ^ 0xc4a5);
@@ -66,8 +48,8 @@ fn history(seed: u64, ops: usize, volatile: bool) -> History {
         acked: 0,
         durable: true,
         state: model.state.clone(),
+        line: "begin".to_owned(),
     }];
-    let mut lines = Vec::new();
     for _ in 0..ops {
         let begun = engine.disk.crash_points();
         let what = model.random.below(30);
@@ -86,100 +68,37 @@ fn history(seed: u64, ops: usize, volatile: bool) -> History {
         let line = model.log.back().cloned().unwrap_or_default();
         durable |= line.starts_with("clone") || line.starts_with("rollback");
         durable |= line.starts_with("snapshot") && line.ends_with("durable");
-        lines.push(line);
         entries.push(Entry {
             begun,
             acked: engine.disk.crash_points(),
             durable,
             state: model.state.clone(),
+            line,
         });
         if model.random.chance(20) {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+    engine.volumes.abandon();
     History {
-        seed,
+        name: format!("SNAPMARK_SEED={seed}"),
         shape,
-        engine,
+        disk: engine.disk,
         entries,
-        lines,
     }
 }
 
-impl History {
-    /// Opens the images, and checks that they hold one of the states `least..=most`.
-    fn check(&self, images: &Images, (least, most): (usize, usize), what: &str) {
-        let done = catch_unwind(AssertUnwindSafe(|| {
-            checks::clean(images, "as the crash left it");
-            let engine = Engine::open_images(images, self.shape);
-            checks::clean(&engine.disk.kill_image(), "opened");
-            let found = State::of(&engine);
-            if !(least..=most)
-                .rev()
-                .any(|at| self.entries[at].state == found)
-            {
-                let nearest = self.entries[least].state.difference(&found);
-                let known = self.entries.iter().position(|entry| entry.state == found);
-                panic!(
-                    "want a state of {least}..={most}, found {known:?}; not {least}: {nearest:?}"
-                );
-            }
-            let again = Engine::open_images(images, self.shape);
-            assert_eq!(State::of(&again).difference(&found), None, "opened twice");
-            again.volumes.abandon();
-            engine.settle();
-            invariants::check(&engine.catalog.view(), &engine.pool, true);
-            checks::clean(&engine.disk.kill_image(), "settled");
-            assert_eq!(
-                State::of(&engine).difference(&found),
-                None,
-                "after it was destaged"
-            );
-            let engine = engine.kill();
-            assert_eq!(
-                State::of(&engine).difference(&found),
-                None,
-                "after another crash"
-            );
-            engine.volumes.abandon();
-        }));
-        if let Err(panic) = done {
-            for (at, line) in self.lines.iter().enumerate().take(most + 1) {
-                if at + 25 > least {
-                    eprintln!("  {} {line}", at + 1);
-                }
-            }
-            eprintln!("SNAPMARK_SEED={} {what} {:?}", self.seed, self.shape);
-            std::panic::resume_unwind(panic);
-        }
-    }
+fn kill(history: &History, events: usize) {
+    let images = history.disk.kill_image_at(events);
+    let bounds = history.after_kill(events);
+    history.check(&images, bounds, &format!("kill at {events}"));
+}
 
-    /// The last op that had begun before so many events.
-    fn begun(&self, events: usize) -> usize {
-        self.entries.partition_point(|entry| entry.begun <= events) - 1
-    }
-
-    fn kill(&self, events: usize) {
-        let acked = self.entries.partition_point(|entry| entry.acked <= events) - 1;
-        let images = self.engine.disk.kill_image_at(events);
-        self.check(
-            &images,
-            (acked, self.begun(events)),
-            &format!("kill at {events}"),
-        );
-    }
-
-    fn power(&self, events: usize, seed: u64) {
-        let durable = |entry: &Entry| entry.durable && entry.acked <= events;
-        let least = self.entries.iter().rposition(durable).unwrap();
-        let images = self.engine.disk.image_at(events, seed);
-        let what = format!("power loss at {events} seed {seed}");
-        self.check(&images, (least, self.begun(events)), &what);
-    }
-
-    fn end(self) {
-        self.engine.volumes.abandon();
-    }
+fn power(history: &History, events: usize, seed: u64) {
+    let images = history.disk.image_at(events, seed);
+    let bounds = history.after_power_loss(events);
+    let what = format!("power loss at {events} seed {seed}");
+    history.check(&images, bounds, &what);
 }
 
 #[test]
@@ -188,12 +107,11 @@ fn p5_kill_loses_nothing_acknowledged() {
         let history = history(seed, 200, false);
         let mut random = Random(seed ^ 1);
         let first = history.entries[1].begun as u64;
-        let points = history.engine.disk.crash_points() as u64;
-        for _ in 0..12 {
-            history.kill((first + random.below(points - first)) as usize);
+        let points = history.disk.crash_points() as u64;
+        for _ in 0..16 {
+            kill(&history, (first + random.below(points - first)) as usize);
         }
-        history.kill(history.entries.last().unwrap().acked);
-        history.end();
+        kill(&history, history.entries.last().unwrap().acked);
     }
 }
 
@@ -203,12 +121,11 @@ fn p6_p3_power_loss_leaves_a_prefix_with_all_that_was_synced() {
         let history = history(seed, 200, false);
         let mut random = Random(seed ^ 2);
         let first = history.entries[1].begun as u64;
-        let points = history.engine.disk.crash_points() as u64;
-        for _ in 0..14 {
+        let points = history.disk.crash_points() as u64;
+        for _ in 0..24 {
             let events = (first + random.below(points - first)) as usize;
-            history.power(events, random.below(12));
+            power(&history, events, random.below(1000));
         }
-        history.end();
     }
 }
 
@@ -219,9 +136,8 @@ fn volatile_power_loss_leaves_all_that_was_synced() {
         // Right after a sync nothing else may be there; the destager has nothing left to do.
         let synced = history.entries.iter().enumerate().skip(1);
         for (at, entry) in synced.filter(|(_, entry)| entry.durable).take(8) {
-            let images = history.engine.disk.image_at(entry.acked, seed);
+            let images = history.disk.image_at(entry.acked, seed);
             history.check(&images, (at, at), "after a sync");
         }
-        history.end();
     }
 }

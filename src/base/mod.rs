@@ -6,6 +6,7 @@ mod geometry;
 mod mask;
 mod name;
 mod size;
+pub mod sync;
 mod units;
 
 pub use checksum::{Checksum, checksum};

@@ -6,22 +6,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
+use super::slab::{self, Page};
 use super::throttle::Throttle;
 use super::{CacheError, Halt};
+use crate::base::sync::{Condvar, Mutex, MutexGuard};
 use crate::base::{BLOCK, Checksum, checksum};
 
 /// How long a replay waits for destaging to give memory back.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Memory for one block, aligned as direct I/O wants it.
-#[repr(align(4096))]
-#[derive(Clone)]
-struct Page([u8; BLOCK]);
-
-/// Pages of pools that are gone, for the next one: the slabs live as long as the process.
-static SPARE: Mutex<Vec<&'static mut Page>> = Mutex::new(Vec::new());
 
 /// A block of data with its checksum. Never changes once made; the memory goes back to its pool
 /// when the last holder drops it.
@@ -103,7 +95,6 @@ pub struct FramePool {
 }
 
 struct State {
-    /// Pages never used yet are not here but counted in `fresh`, so that they cost no memory.
     free: Vec<&'static mut Page>,
     /// Tickets of those that wait, in order.
     line: VecDeque<u64>,
@@ -130,30 +121,23 @@ impl State {
 
 impl FramePool {
     /// A pool of so many whole blocks.
-    #[must_use]
-    pub fn new(size: usize) -> Arc<Self> {
-        let mut free = {
-            let mut spare = SPARE.lock();
-            let keep = spare.len().saturating_sub(size);
-            spare.split_off(keep)
-        };
-        if free.len() < size {
-            let slab = vec![Page([0; BLOCK]); size - free.len()];
-            free.extend(slab.leak());
-        }
+    ///
+    /// # Errors
+    /// Where the host has not so much memory.
+    pub fn new(size: usize) -> Result<Arc<Self>, CacheError> {
         let state = State {
-            free,
+            free: slab::take(size).map_err(|error| no_memory(size, error))?,
             line: VecDeque::new(),
             next_ticket: 0,
             wanted: 0,
             has_grown: false,
             throttle: Throttle::new(Instant::now()),
         };
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             size,
             state: Mutex::new(state),
             freed: Condvar::new(),
-        })
+        }))
     }
 
     /// Blocks in all.
@@ -225,8 +209,8 @@ impl FramePool {
             state.has_grown |= started.elapsed() > REPLAY_PATIENCE;
             let missing = count.saturating_sub(state.free.len());
             if missing > 0 && state.has_grown {
-                let slab = vec![Page([0; BLOCK]); missing];
-                state.free.extend(slab.leak());
+                let more = slab::take(missing).map_err(|error| no_memory(missing, error))?;
+                state.free.extend(more);
             }
             if state.free.len() >= count {
                 let keep = state.free.len() - count;
@@ -234,14 +218,14 @@ impl FramePool {
                 let pool = self.clone();
                 return Ok(Taken { pages, pool });
             }
-            parking_lot::MutexGuard::unlocked(&mut state, &hurry);
+            MutexGuard::unlocked(&mut state, &hurry);
             self.freed.wait_for(&mut state, Duration::from_millis(20));
         }
     }
 
     fn wait_in_line(
         &self,
-        state: &mut parking_lot::MutexGuard<'_, State>,
+        state: &mut MutexGuard<'_, State>,
         count: usize,
         check: impl Fn() -> Result<(), CacheError>,
         hurry: impl Fn(),
@@ -257,7 +241,7 @@ impl FramePool {
             if is_next && state.has(count, self.size) {
                 break Ok(());
             }
-            parking_lot::MutexGuard::unlocked(state, &hurry);
+            MutexGuard::unlocked(state, &hurry);
             let is_next = state.line.front() == Some(&ticket);
             let wait = state.wait(count, self.size).filter(|_| is_next);
             match wait {
@@ -290,7 +274,14 @@ impl FramePool {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        SPARE.lock().append(&mut self.state.get_mut().free);
+        slab::give_back(std::mem::take(&mut self.state.get_mut().free));
+    }
+}
+
+fn no_memory(blocks: usize, error: rustix::io::Errno) -> CacheError {
+    CacheError::NoMemory {
+        bytes: blocks as u64 * BLOCK as u64,
+        error: Arc::new(error.into()),
     }
 }
 
@@ -300,7 +291,7 @@ mod tests {
 
     #[test]
     fn memory_comes_back_when_the_last_holder_drops_it() {
-        let pool = FramePool::new(4);
+        let pool = FramePool::new(4).unwrap();
         let halt = Halt::default();
         let frames = pool
             .take(3, || halt.check(), || {})
@@ -322,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_waiting_writer_gets_memory_in_turn_and_a_halt_wakes_it() {
-        let pool = FramePool::new(2);
+        let pool = FramePool::new(2).unwrap();
         let halt = Arc::new(Halt::default());
         let all = pool.take(2, || halt.check(), || {}).unwrap();
         let waiter = {

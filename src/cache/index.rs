@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn each_epoch_sees_its_own_newest() {
-        let pool = FramePool::new(256);
+        let pool = FramePool::new(256).unwrap();
         let mut index = Index::default();
         index.insert(Block(5), frame(&pool, 1), Epoch(1), Seq(1));
         index.insert(Block(5), frame(&pool, 2), Epoch(1), Seq(2));
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn zeros_hide_what_is_older_and_only_that() {
-        let pool = FramePool::new(256);
+        let pool = FramePool::new(256).unwrap();
         let mut index = Index::default();
         index.insert(Block(5), frame(&pool, 1), Epoch(1), Seq(1));
         index.zero(0..100, Epoch(2), Seq(2));

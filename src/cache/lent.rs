@@ -7,10 +7,10 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::CacheError;
 use super::stock::Stock;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::{BLOCK, Checksum, Place, checksum};
 use crate::store::{BlockError, Pool};
 

@@ -1,11 +1,10 @@
 //! A segment map as the cache holds it: the index over it and the origin under it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::RwLock;
 
 use super::index::Index;
+use crate::base::sync::RwLock;
+use crate::base::sync::atomic::{AtomicU64, Ordering};
 use crate::base::{Block, Epoch, MapId, Seq};
 
 /// How many stamps a map has; a write to one block moves one of them.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use super::destage::{Destager, Signals};
@@ -12,10 +11,12 @@ use super::journal::Journal;
 use super::queue::Queue;
 use super::recover::Recovery;
 use super::ring::Ring;
+use super::scan::Scan;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
 use super::stock::Stock;
 use super::{CacheError, FramePool, Halt, Lines, MapState, Pause};
+use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
 use crate::store::{Catalog, Pool};
@@ -60,12 +61,15 @@ impl Cache {
         let (journal, ring, recovery) = if config.volatile {
             (None, None, Recovery::nothing(marks))
         } else {
-            let recovery = Recovery::begin(&device, catalog.uuid(), marks)?;
-            let ring = Ring::new(recovery.ring(), marks.journal_offset % recovery.ring());
+            let disks = view.disks()?;
+            let applied = disks.iter().map(|disk| disk.applied).max();
+            let applied = applied.unwrap_or_default();
+            let scan = Scan::begin(&device, catalog.uuid(), &marks, applied)?;
+            let ring = Ring::new(scan.ring(), marks.journal_offset % scan.ring());
             (
-                Some(Journal::new(device, recovery.session(), before)),
+                Some(Journal::new(device, scan.key(), before)),
                 Some(ring),
-                recovery,
+                Recovery::of(scan, marks),
             )
         };
         let queue = Queue {
@@ -90,7 +94,7 @@ impl Cache {
             catalog,
             pool,
             journal,
-            frames: FramePool::new(data_blocks(config.size)),
+            frames: FramePool::new(data_blocks(config.size))?,
             queue: Mutex::new(queue),
             stock: Arc::new(Stock::new(FULL_FOR.min(config.interval * 5))),
             room: Condvar::new(),

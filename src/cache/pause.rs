@@ -9,9 +9,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::CacheError;
+use crate::base::sync::Mutex;
 
 thread_local! {
     /// Whether others wait for what this thread does.
@@ -28,7 +27,6 @@ pub fn in_a_hurry<T>(something: impl FnOnce() -> T) -> T {
 }
 
 /// Whether something waits for the host to have space.
-#[derive(Debug)]
 pub struct Pause {
     /// How long a pause may last before those who wait for its end are turned away.
     patience: Duration,
@@ -37,7 +35,7 @@ pub struct Pause {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     since: Option<Instant>,
     reason: String,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 
 use super::destage::Signals;
@@ -12,8 +11,9 @@ use super::journal::Journal;
 use super::queue::Queue;
 use super::stock::Stock;
 use super::{CacheError, Frame, FramePool, Halt, Pause};
+use crate::base::sync::{Condvar, Mutex, thread};
 use crate::base::{BLOCK, DeviceNo, DiskId, Epoch, Geometry, MapId, Seq};
-use crate::ondisk::Change;
+use crate::ondisk::{Change, Marks};
 use crate::store::{Catalog, CatalogError, Pool};
 
 /// Settings of the cache.
@@ -65,7 +65,7 @@ pub struct Cache {
     pub(super) crowded: AtomicBool,
     /// Snapshots without a name that are still open; a reap spares them.
     pub(super) open_hidden: Mutex<FxHashMap<(MapId, Epoch), u32>>,
-    pub(super) worker: Mutex<Option<std::thread::JoinHandle<()>>>,
+    pub(super) worker: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 /// How full the cache is.
@@ -88,7 +88,7 @@ pub struct CacheUse {
 }
 
 impl Cache {
-    pub(super) fn set_worker(&self, worker: std::thread::JoinHandle<()>) {
+    pub(super) fn set_worker(&self, worker: thread::JoinHandle<()>) {
         *self.worker.lock() = Some(worker);
     }
 
@@ -212,12 +212,31 @@ impl Cache {
         drained?;
         // Nobody has written to these, so there is nothing to punch.
         let ready = self.stock.close();
-        let free: Vec<Change> = ready.into_iter().map(Change::Free).collect();
-        match self.catalog.commit(&free) {
+        let mut changes: Vec<Change> = ready.into_iter().map(Change::Free).collect();
+        let mut marks = {
+            let queue = self.queue.lock();
+            self.marks(&queue, self.catalog.view().marks())
+        };
+        // In volatile mode it stays as the last session with a journal left it.
+        marks.closed |= self.journal.is_some();
+        changes.push(Change::SetMarks(marks));
+        match self.catalog.commit(&changes) {
             // The next opening frees them.
             Err(CatalogError::NoRoom(_)) => Ok(()),
             done => Ok(done?),
         }
+    }
+
+    /// The marks for a commit, as the queue stands.
+    pub(super) fn marks(&self, queue: &Queue, mut marks: Marks) -> Marks {
+        match &queue.ring {
+            Some(ring) => (marks.journal_offset, marks.journal_seq) = ring.tail(queue.next),
+            None => marks.journal_seq = queue.next,
+        }
+        if let Some(journal) = &self.journal {
+            journal.mark(&mut marks);
+        }
+        marks
     }
 
     /// Ends the destager where it stands, as a crash would, but without leaving threads.

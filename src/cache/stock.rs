@@ -7,11 +7,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
 use super::CacheError;
-
+use crate::base::sync::Mutex;
 use crate::base::{DeviceNo, Place};
 use crate::ondisk::Space;
 

@@ -9,6 +9,7 @@ use super::journal::Journal;
 use super::queue::Queue;
 use super::state::Cache;
 use super::{CacheError, Content, Frame, Part};
+use crate::base::sync::thread;
 use crate::base::{Block, DiskId, Seq, Timestamp};
 use crate::ondisk::journal::{Body, Op, Reference, encode_record_head};
 
@@ -81,7 +82,7 @@ impl Cache {
             Part::Zero { block, count } => ((*block, *count), Body::Zero, 0),
         };
         (
-            encode_record_head(journal.session(), seq, disk, extent, time, size, &body),
+            encode_record_head(journal.stamp(), seq, disk, extent, time, size, &body),
             data,
         )
     }
@@ -92,7 +93,7 @@ impl Cache {
         };
         let body = Body::Op(op.clone());
         encode_record_head(
-            journal.session(),
+            journal.stamp(),
             seq,
             DiskId(0),
             (Block(0), 0),
@@ -169,7 +170,7 @@ impl Cache {
                     self.halt.check()?;
                     self.journal_pause.set(&error);
                     waited = true;
-                    std::thread::sleep(RETRY);
+                    thread::sleep(RETRY);
                 }
                 done => {
                     if waited {

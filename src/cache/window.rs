@@ -6,10 +6,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::{CacheError, Halt};
 use crate::base::Seq;
+use crate::base::sync::{Condvar, Mutex, MutexGuard};
 
 /// The records on their way to the journal.
 pub(super) struct Window {
@@ -68,7 +67,7 @@ impl Window {
 
     fn wait(
         &self,
-        mut state: parking_lot::MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, State>,
         seq: Seq,
         halt: &Halt,
     ) -> Result<(), CacheError> {

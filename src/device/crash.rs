@@ -5,11 +5,13 @@
 //! one recording, because a store's promises are about their order among each other.
 
 mod image;
+mod losses;
 mod recording;
 
 pub use image::Images;
+pub use losses::{Limits, Loss, Losses};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::range::{total, within};
 use super::{Device, DeviceError, MemoryDevice, Operation};
+use crate::base::sync::thread;
 use recording::{Event, Recording};
 
 /// A recorder for the devices of one power domain: pool, catalog and journal together.
@@ -110,6 +113,22 @@ impl CrashDisk {
         self.kill_image_at(usize::MAX)
     }
 
+    /// All that crashes after `from` events and at any moment later can leave, each image once:
+    /// every subset of the changes that were not synced, the orders of those that overlap, and
+    /// the tearings of one of them at 512 bytes; as far as `limits` let it. `turns` are numbers
+    /// of events after which more was promised than before, so that what could be left earlier
+    /// is looked at again.
+    #[must_use]
+    pub fn losses(&self, from: usize, turns: &BTreeSet<usize>, limits: &Limits) -> Losses {
+        losses::losses(&self.recording.lock(), from, turns, limits)
+    }
+
+    /// The devices as one of [`losses`](Self::losses) has them.
+    #[must_use]
+    pub fn image_of(&self, loss: &Loss) -> Images {
+        losses::image_of(&self.recording.lock(), loss)
+    }
+
     /// Events so far, by device: writes, punches, syncs.
     #[must_use]
     pub fn counts(&self) -> BTreeMap<String, (u64, u64, u64)> {
@@ -156,7 +175,7 @@ impl Device for CrashDevice {
         let covers = self.recording.lock().events.len();
         // What other threads write from here on may come too late for this sync, so it counts
         // as not covered: the contract speaks of writes that returned before the call.
-        std::thread::yield_now();
+        thread::yield_now();
         self.recording.lock().record(Event::Sync {
             device: self.number,
             covers,

@@ -1,9 +1,10 @@
 //! Memory as a device: for tests, and for trying things out without a disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::IoSlice;
 use std::ops::Range;
+use std::sync::Arc;
 
 use parking_lot::RwLock;
 
@@ -12,7 +13,8 @@ use super::{Device, DeviceError, Operation};
 
 const PAGE: usize = 4096;
 
-type Page = Box<[u8; PAGE]>;
+/// Shared with copies of the device until one of them changes it.
+type Page = Arc<[u8; PAGE]>;
 
 /// A device in memory. It takes up what was written, not what it is long.
 ///
@@ -71,6 +73,30 @@ impl MemoryDevice {
         put(&mut self.pages.write(), at, bytes);
     }
 
+    /// A number that tells its content, as that of device number `device`, from other contents. The
+    /// numbers of several devices, or of parts of one, are put together by exclusive or.
+    pub(super) fn digest(&self, device: usize) -> u64 {
+        let pages = self.pages.read();
+        let each = pages
+            .iter()
+            .map(|(number, page)| digest(device, *number, page));
+        each.fold(0, |all, page| all ^ page)
+    }
+
+    /// As [`digest`](Self::digest), of the pages that a range touches.
+    pub(super) fn digest_of(&self, device: usize, pages: &BTreeSet<u64>) -> u64 {
+        let all = self.pages.read();
+        let each = pages
+            .iter()
+            .filter_map(|number| Some((number, all.get(number)?)));
+        each.fold(0, |sum, (number, page)| sum ^ digest(device, *number, page))
+    }
+
+    /// The pages that a range touches.
+    pub(super) fn pages_of(at: u64, len: u64) -> Range<u64> {
+        at / PAGE as u64..(at + len).div_ceil(PAGE as u64)
+    }
+
     /// Zeros a range that is known to lie within.
     pub(super) fn zero(&self, at: u64, len: u64) {
         let mut pages = self.pages.write();
@@ -79,7 +105,9 @@ impl MemoryDevice {
             let start = number * PAGE as u64;
             let from = at.saturating_sub(start).min(PAGE as u64) as usize;
             let to = (at + len).saturating_sub(start).min(PAGE as u64) as usize;
-            page[from..to].fill(0);
+            if to - from < PAGE {
+                Arc::make_mut(page)[from..to].fill(0);
+            }
             to - from < PAGE
         };
         if last - first < pages.len() as u64 {
@@ -96,10 +124,31 @@ impl MemoryDevice {
     }
 }
 
+/// What tells a page from others; 0 for one of zeros, as for one that is not there.
+fn digest(device: usize, number: u64, page: &[u8; PAGE]) -> u64 {
+    let mut hash = 0u64;
+    for (at, word) in page.chunks_exact(8).enumerate() {
+        let word = word.try_into().map_or(0, u64::from_le_bytes);
+        if word != 0 {
+            let place = (number * (PAGE as u64 / 8) + at as u64) ^ ((device as u64) << 56);
+            hash ^= mix(word ^ mix(place));
+        }
+    }
+    hash
+}
+
+/// SplitMix64's finish (Steele, Lea, Flood 2014).
+fn mix(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 fn put(pages: &mut HashMap<u64, Page>, at: u64, bytes: &[u8]) {
     for (number, inside, outside) in pieces(at, bytes.len()) {
-        let page = pages.entry(number).or_insert_with(|| Box::new([0; PAGE]));
-        page[inside].copy_from_slice(&bytes[outside]);
+        let page = pages.entry(number).or_insert_with(|| Arc::new([0; PAGE]));
+        Arc::make_mut(page)[inside].copy_from_slice(&bytes[outside]);
     }
 }
 
@@ -123,7 +172,7 @@ fn pieces(at: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>, Range
     })
 }
 
-/// A copy that goes its own way.
+/// A copy that goes its own way. It takes up memory for what changes in one of the two alone.
 impl Clone for MemoryDevice {
     fn clone(&self) -> Self {
         Self {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
-
 use super::changes::apply_all;
 use super::checkpoint::Writer;
 use super::pages::{NODE_BYTES, Pages};
@@ -13,6 +11,7 @@ use super::state::{Content, State};
 use super::tree::Edit;
 use super::{CatalogError, View, open};
 use crate::base::Geometry;
+use crate::base::sync::Mutex;
 use crate::device::Device;
 use crate::ondisk::Change;
 

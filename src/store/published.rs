@@ -5,9 +5,9 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 
 use super::state::State;
+use crate::base::sync::{Mutex, turn};
 
 /// The current state, and the past ones that views may still hold.
 pub(crate) struct Published {
@@ -38,6 +38,7 @@ impl Published {
 
     /// The current state. Takes no lock.
     pub(crate) fn load(&self) -> Arc<State> {
+        turn();
         self.current.load_full()
     }
 
@@ -47,6 +48,7 @@ impl Published {
         // A swap returns only once every reader that found the old state has a count in it, so
         // from here on the count tells whether anyone holds it.
         let old = self.current.swap(Arc::new(state));
+        turn();
         past.push_back(Past {
             commit: old.commit,
             publication: old.publication,
@@ -65,6 +67,7 @@ impl Published {
         if self.current.load().commit < commit {
             return false;
         }
+        turn();
         let quiet = past
             .iter()
             .all(|past| past.commit >= commit || !past.is_held());

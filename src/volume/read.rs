@@ -11,13 +11,14 @@ use smallvec::SmallVec;
 
 use super::volumes::{Result, Volumes};
 use super::{Node, VolumeError};
+use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, Block, BlockMask, Epoch};
 use crate::cache::{Found, Lent, MapState};
 use crate::store::{At, BlockError, Source, View, read_blocks};
 
 /// A read that races destage may find a block overwritten under it. So often it looks again
 /// before it calls that damage.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 /// What is read: a map as of an epoch.
 #[derive(Clone)]
@@ -127,7 +128,7 @@ impl Volumes {
                 return Err(self.give_up(image, first, &error));
             }
             tries += 1;
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use parking_lot::{Mutex, RwLock};
-
 use super::low_space::Told;
 use super::namespace::{Disk, Namespace, Snapshot};
-use super::{Metrics, Node, VolumeError};
+use super::{Metrics, Node, Scrub, ScrubConfig, VolumeError};
+use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
 use crate::ondisk::journal::Op;
@@ -28,6 +27,8 @@ pub struct VolumeConfig {
     pub warn: Vec<u8>,
     /// Where device paths that do not start with `/` begin.
     pub store_dir: std::path::PathBuf,
+    /// The online data check.
+    pub scrub: ScrubConfig,
 }
 
 /// The open store as a set of disks and snapshots. All calls may come from many threads.
@@ -45,6 +46,7 @@ pub struct Volumes {
     pub(super) adding_device: Mutex<()>,
     /// What the log was told of low space.
     pub(super) told: Told,
+    pub(super) scrub: Scrub,
 }
 
 impl Volumes {
@@ -64,10 +66,11 @@ impl Volumes {
         let (geometry, largest_write) = (cache.geometry(), cache.largest_write() & !4095);
         let metrics = Metrics::default();
         let names = RwLock::new(names);
-        let volumes = Arc::new(Self {
+        let volumes = Arc::new_cyclic(|volumes| Self {
             cache,
             names,
             metrics,
+            scrub: Scrub::new(config.scrub.clone(), volumes.clone()),
             config,
             geometry,
             largest_write,
@@ -83,6 +86,7 @@ impl Volumes {
             }
             Ok(()) => {}
         }
+        volumes.scrub.take_up();
         Ok(volumes)
     }
 
@@ -195,6 +199,7 @@ impl Volumes {
     /// # Errors
     /// Where draining or the checkpoint fails; what was acknowledged is in the journal then.
     pub fn close_store(&self) -> Result<()> {
+        self.scrub.close();
         self.cache.close()?;
         match self.cache.catalog().checkpoint() {
             Err(error @ CatalogError::NoRoom(_)) => {
@@ -208,6 +213,7 @@ impl Volumes {
 
     /// Stops the workers where they stand: for tests of what a crash leaves.
     pub fn abandon(&self) {
+        self.scrub.close();
         self.cache.halt().set(&"abandoned");
         self.cache.stop();
     }

@@ -13,6 +13,7 @@ use super::namespace::Disk;
 use super::read::Image;
 use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Extent, VolumeError};
+use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, Seq, now};
 use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn, in_a_hurry};
 use crate::ondisk::journal::Op;
@@ -182,7 +183,7 @@ impl Volumes {
     /// it was appended. Each turn that is lost is another writer's that was won.
     pub(super) fn until_unchanged(&self, build: impl Fn() -> Result<Append>) -> Result<()> {
         while !self.append_unless_stale(&build()?)? {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         Ok(())
     }
@@ -202,7 +203,7 @@ impl Volumes {
         let state = self.disk(disk)?;
         let done = loop {
             match self.discard_once(&state, range) {
-                Ok(false) => std::thread::yield_now(),
+                Ok(false) => thread::yield_now(),
                 Ok(true) => break Ok(()),
                 Err(error) => break Err(error),
             }

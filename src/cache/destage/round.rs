@@ -14,6 +14,7 @@ use super::pace::Pace;
 use super::reap::Reap;
 use super::reclaim::Reclaim;
 use super::signals::Wake;
+use crate::base::sync::thread;
 use crate::base::{DeviceNo, DiskId};
 
 /// Batches by priority, after which the oldest record has its turn.
@@ -49,9 +50,7 @@ impl Destager {
         let reaps = reaps.map(|map| Reap::new(map.id)).collect();
         let weak = Arc::downgrade(cache);
         let run = move || Self::run(&weak, reaps);
-        let worker = std::thread::Builder::new()
-            .name("destage".to_owned())
-            .spawn(run);
+        let worker = thread::Builder::new().name("destage".to_owned()).spawn(run);
         match worker {
             Ok(worker) => cache.set_worker(worker),
             Err(error) => {

@@ -1,11 +1,10 @@
 //! How the destager is told that there is work.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::base::Seq;
+use crate::base::sync::atomic::{AtomicBool, Ordering};
+use crate::base::sync::{Condvar, Mutex};
 
 /// What has been asked of the destager.
 #[derive(Default)]

@@ -7,6 +7,7 @@ use super::super::queue::Queue;
 use super::allocate::lend_changes;
 use super::round::Destager;
 use crate::base::DeviceNo;
+use crate::base::sync::thread;
 
 impl Destager {
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
@@ -27,7 +28,7 @@ impl Destager {
             }
             self.cache.halt.check()?;
             if self.reclaim_some()? == 0 {
-                std::thread::sleep(Duration::from_millis(1));
+                thread::sleep(Duration::from_millis(1));
             }
             self.slots.forget();
         }

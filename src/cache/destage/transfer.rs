@@ -176,7 +176,7 @@ impl Destager {
         let marks = {
             let mut queue = cache.queue.lock();
             mark_done(&mut queue, &done);
-            self.marks(&queue, view.marks())
+            self.cache.marks(&queue, view.marks())
         };
         work.changes.push(Change::SetMarks(marks));
         drop(view);

@@ -42,15 +42,22 @@ pub(super) fn power_failure(recording: &Recording, events: usize, seed: u64) -> 
     })
 }
 
+/// Devices by their names.
+pub(super) fn images(devices: Vec<MemoryDevice>) -> Images {
+    let named = devices.into_iter();
+    named
+        .map(|image| (image.name().to_owned(), Arc::new(image)))
+        .collect()
+}
+
 fn build(recording: &Recording, mut fill: impl FnMut(usize, &MemoryDevice)) -> Images {
     let devices = recording.devices.iter().enumerate();
-    devices
-        .map(|(number, device)| {
-            let image = device.base.clone();
-            fill(number, &image);
-            (image.name().to_owned(), Arc::new(image))
-        })
-        .collect()
+    let filled = devices.map(|(number, device)| {
+        let image = device.base.clone();
+        fill(number, &image);
+        image
+    });
+    images(filled.collect())
 }
 
 /// The writes and punches of a device among the first `events` events, with their numbers.
@@ -145,7 +152,7 @@ fn tear(event: &Event, image: &MemoryDevice, random: &mut Random, keep: usize) {
 }
 
 /// The parts of an event that lie in one sector each.
-fn sectors(event: &Event) -> impl Iterator<Item = (u64, u64)> {
+pub(super) fn sectors(event: &Event) -> impl Iterator<Item = (u64, u64)> {
     let (offset, len) = event.range();
     let (mut at, end) = (offset, offset + len);
     std::iter::from_fn(move || {
@@ -159,7 +166,7 @@ fn sectors(event: &Event) -> impl Iterator<Item = (u64, u64)> {
 }
 
 /// Numbers that look random and repeat with their seed (splitmix64; Steele, Lea, Flood 2014).
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -171,11 +178,11 @@ impl Random {
     }
 
     /// A number below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next() % limit as u64) as usize
     }
 
-    fn shuffle<T>(&mut self, list: &mut [T]) {
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, self.below(last + 1));
         }

@@ -154,3 +154,81 @@ fn writers_of_several_threads_are_all_recorded() {
         assert!(page.iter().all(|b| usize::from(*b) == number / 64 + 1));
     }
 }
+
+const ALL: Limits = Limits {
+    open: 10,
+    candidates: 1_000_000,
+    seed: 0,
+};
+
+fn all_images(disk: &CrashDisk) -> Vec<(Loss, Vec<u8>)> {
+    let losses = disk.losses(0, &BTreeSet::new(), &ALL);
+    assert_eq!(losses.sampled, 0);
+    let images = losses.list.into_iter();
+    images
+        .map(|loss| {
+            let image = bytes(&disk.image_of(&loss), "pool");
+            (loss, image)
+        })
+        .collect()
+}
+
+#[test]
+fn all_losses_are_all_that_a_seed_can_find_and_each_comes_once() {
+    let disk = CrashDisk::new();
+    let device = disk.device("pool", 4096);
+    write(&device, 0, 1, 1536);
+    write(&device, 1024, 2, 1024);
+    assert!(device.punch(0, 512).unwrap());
+    let images: Vec<_> = all_images(&disk).into_iter().map(|of| of.1).collect();
+    let found: BTreeSet<_> = images.iter().cloned().collect();
+    assert_eq!(found.len(), images.len(), "each once");
+    // Of the seeds those that tear one change at the most; the others go further.
+    let seeds = (0..6000).flat_map(|seed| (0..=3).map(move |events| (seed, events)));
+    let mut sampled = BTreeSet::new();
+    for (seed, events) in seeds {
+        sampled.insert(bytes(&disk.image_at(events, seed), "pool"));
+    }
+    assert!(found.is_subset(&sampled), "nothing that can't be");
+    let shown = |image: &[u8]| [0, 512, 1024, 1536].map(|at| image[at]);
+    let found: BTreeSet<_> = found.iter().map(|image| shown(image)).collect();
+    assert!(found.contains(&[1, 1, 1, 0]), "the first alone");
+    assert!(found.contains(&[0, 0, 2, 2]), "the second alone");
+    assert!(found.contains(&[1, 1, 1, 2]), "in the other order");
+    assert!(found.contains(&[1, 0, 1, 0]), "without a sector");
+    assert!(found.contains(&[0, 1, 1, 2]), "punched, and torn");
+}
+
+#[test]
+fn a_loss_says_from_when_to_when_it_can_be() {
+    let disk = CrashDisk::new();
+    let device = disk.device("pool", 4096);
+    write(&device, 0, 1, 512);
+    write(&device, 512, 2, 512);
+    device.sync().unwrap();
+    write(&device, 1024, 3, 512);
+    let mut seen: Vec<_> = all_images(&disk)
+        .into_iter()
+        .map(|(loss, image)| {
+            (
+                image[0],
+                image[512],
+                image[1024],
+                loss.first,
+                loss.last,
+                loss.killed,
+            )
+        })
+        .collect();
+    seen.sort_unstable();
+    assert_eq!(
+        seen,
+        [
+            (0, 0, 0, 0, 0, Some(0)),
+            (0, 2, 0, 2, 2, None),
+            (1, 0, 0, 1, 1, Some(1)),
+            (1, 2, 0, 2, 3, Some(3)),
+            (1, 2, 3, 4, 4, Some(4)),
+        ]
+    );
+}
