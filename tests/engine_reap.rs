@@ -23,6 +23,7 @@ const MANUAL: Shape = Shape {
     batch: 256 << 10,
     interval: Duration::from_secs(3600),
     volatile: false,
+    patience: Duration::from_secs(60),
 };
 
 fn write(engine: &Engine, disk: DiskId, block: u64, byte: u8) {

@@ -296,7 +296,7 @@ fn p1_a_snapshot_has_its_turn_while_small_writes_fill_the_journal() {
         engine.snapshot(&["d"], Some("s"), true).unwrap();
         taken.store(true, SeqCst);
     };
-    let full = || engine.status().journal.unwrap().used > 7 << 19;
+    let full = || engine.status().journal.unwrap().used > 6 << 19;
     under_load(&engine, disk, full, begin, || taken.load(SeqCst), 3000);
     engine.close_store().unwrap();
 }

@@ -51,6 +51,7 @@ fn small() -> Shape {
         batch: 256 << 10,
         interval: Duration::from_secs(3600),
         volatile: false,
+        patience: Duration::from_secs(60),
     }
 }
 

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::part::enter_part;
 use super::queue::{PendingOp, Queue};
+use super::ring::Ring;
 use super::room::Exempt;
 use super::state::Cache;
 use super::ticket::JournalWrite;
@@ -41,12 +42,15 @@ impl Cache {
             match self.try_append(&mut queue, append, &exempt)? {
                 Attempt::Entered(ticket) => {
                     self.nudge_if_filling(&queue);
+                    if self.pause.is_paused() && !append.brings_data() {
+                        self.signals.help();
+                    }
                     drop(queue);
                     return self.persist(ticket);
                 }
                 Attempt::Room => {
                     drop(queue);
-                    self.wait_for_room();
+                    self.wait_for_room()?;
                 }
                 Attempt::Space { needed, available } => {
                     drop(queue);
@@ -128,7 +132,13 @@ impl Cache {
         if let Some(op) = &append.then {
             heads.push((self.op_head(op, op_seq, time), 0));
         }
-        let Some(offsets) = self.place(queue, first, &heads)? else {
+        let reserve = queue.ring.as_ref().map_or(0, Ring::reserve);
+        let leave = if append.brings_data() {
+            reserve
+        } else {
+            reserve / 2
+        };
+        let Some(offsets) = self.place(queue, first, &heads, leave)? else {
             return Ok(None);
         };
 

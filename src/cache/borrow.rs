@@ -7,13 +7,16 @@ use super::state::{Cache, FEW_SLOTS};
 
 impl Cache {
     /// Slots for so many whole segments, or nothing where the write is to go the ordinary way:
-    /// without a journal, with nothing in stock just now, when the pool is nearly full (what is
+    /// without a journal, with nothing in stock just now, while the host has no space, when the pool is nearly full (what is
     /// written in place then needs no slot), or when so much is under way by reference already
     /// that the next opening would take too long to check it (P12).
     #[must_use]
     pub fn borrow(&self, segments: u64) -> Option<Vec<Lent>> {
         self.journal.as_ref()?;
         self.halt.check().ok()?;
+        if self.pause.is_paused() {
+            return None;
+        }
         let (places, low) = {
             let mut queue = self.queue.lock();
             let after = (queue.promises.borrowed() + segments) * self.geometry.segment_bytes();

@@ -30,6 +30,11 @@ pub enum CacheError {
         /// Segments that are neither in use nor promised.
         available: u64,
     },
+    /// The host has had no space for a while, and this would have to wait for it.
+    #[error(
+        "no space on the host: {0}; free some there or add a device, it then goes on by itself"
+    )]
+    HostFull(String),
     /// The journal is too small for a record that must go in whole.
     #[error(
         "a record of {len} bytes does not fit into a journal of {ring} bytes; make a bigger journal"
@@ -128,4 +133,16 @@ pub enum CacheError {
     /// The journal's device failed.
     #[error("journal: {0}")]
     Journal(#[source] DeviceError),
+}
+
+impl CacheError {
+    /// Whether the host had no space for a write, of which nothing counts: it may be tried again.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Pool(PoolError::Device(error)) | Self::Journal(error) => error.is_no_space(),
+            Self::Catalog(CatalogError::NoRoom(_)) => true,
+            _ => false,
+        }
+    }
 }

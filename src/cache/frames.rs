@@ -165,19 +165,19 @@ impl FramePool {
     }
 
     /// Takes `count` blocks, waiting in line until there are so many. `hurry` is called before
-    /// waiting, to get destaging going.
+    /// waiting, to get destaging going; `check` says whether it is worth to wait on.
     ///
     /// # Errors
-    /// Where the store halts meanwhile.
+    /// What `check` says.
     pub fn take(
         self: &Arc<Self>,
         count: usize,
-        halt: &Halt,
+        check: impl Fn() -> Result<(), CacheError>,
         hurry: impl Fn(),
     ) -> Result<Taken, CacheError> {
         let mut state = self.state.lock();
         if !state.line.is_empty() || !state.has(count, self.size) {
-            self.wait_in_line(&mut state, count, halt, hurry)?;
+            self.wait_in_line(&mut state, count, check, hurry)?;
         }
         let free = state.free.len();
         state
@@ -227,14 +227,14 @@ impl FramePool {
         &self,
         state: &mut MutexGuard<'_, State>,
         count: usize,
-        halt: &Halt,
+        check: impl Fn() -> Result<(), CacheError>,
         hurry: impl Fn(),
     ) -> Result<(), CacheError> {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.line.push_back(ticket);
         let waited = loop {
-            if let Err(error) = halt.check() {
+            if let Err(error) = check() {
                 break Err(error);
             }
             let is_next = state.line.front() == Some(&ticket);
@@ -293,7 +293,10 @@ mod tests {
     fn memory_comes_back_when_the_last_holder_drops_it() {
         let pool = FramePool::new(4).unwrap();
         let halt = Halt::default();
-        let frames = pool.take(3, &halt, || {}).unwrap().fill(&[7; 3 * BLOCK]);
+        let frames = pool
+            .take(3, || halt.check(), || {})
+            .unwrap()
+            .fill(&[7; 3 * BLOCK]);
         assert_eq!(pool.free(), 1);
         let held = frames[1].clone();
         drop(frames);
@@ -304,7 +307,7 @@ mod tests {
         );
         drop(held);
         assert_eq!(pool.free(), 4);
-        drop(pool.take(2, &halt, || {}).unwrap());
+        drop(pool.take(2, || halt.check(), || {}).unwrap());
         assert_eq!(pool.free(), 4);
     }
 
@@ -312,11 +315,11 @@ mod tests {
     fn a_waiting_writer_gets_memory_in_turn_and_a_halt_wakes_it() {
         let pool = FramePool::new(2).unwrap();
         let halt = Arc::new(Halt::default());
-        let all = pool.take(2, &halt, || {}).unwrap();
+        let all = pool.take(2, || halt.check(), || {}).unwrap();
         let waiter = {
             let (pool, halt) = (pool.clone(), halt.clone());
             std::thread::spawn(move || {
-                pool.take(2, &halt, || {})
+                pool.take(2, || halt.check(), || {})
                     .map(|taken| taken.fill(&[1; 2 * BLOCK]).len())
             })
         };
@@ -324,10 +327,10 @@ mod tests {
         drop(all);
         assert_eq!(waiter.join().unwrap().unwrap(), 2);
 
-        let all = pool.take(2, &halt, || {}).unwrap();
+        let all = pool.take(2, || halt.check(), || {}).unwrap();
         let waiter = {
             let (pool, halt) = (pool.clone(), halt.clone());
-            std::thread::spawn(move || pool.take(1, &halt, || {}).map(|_| ()))
+            std::thread::spawn(move || pool.take(1, || halt.check(), || {}).map(|_| ()))
         };
         halt.set(&"test");
         assert!(matches!(waiter.join().unwrap(), Err(CacheError::Halted(_))));

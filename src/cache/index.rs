@@ -205,15 +205,12 @@ impl Zeros {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FramePool, Halt};
+    use super::super::FramePool;
     use super::*;
     use crate::base::BLOCK;
 
     fn frame(pool: &Arc<FramePool>, byte: u8) -> Cell {
-        let frames = pool
-            .take(1, &Halt::default(), || {})
-            .unwrap()
-            .fill(&[byte; BLOCK]);
+        let frames = pool.take(1, || Ok(()), || {}).unwrap().fill(&[byte; BLOCK]);
         Cell::Frame(frames[0].clone())
     }
 

@@ -41,7 +41,9 @@ impl Lent {
     /// Where the device fails. The slot is given back then.
     pub fn fill(mut self, pool: &Pool, data: &[u8]) -> Result<Arc<Self>, CacheError> {
         self.sums = data.chunks_exact(BLOCK).map(checksum).collect();
-        pool.write(self.place, 0, &[IoSlice::new(data)])?;
+        let written = pool.write(self.place, 0, &[IoSlice::new(data)]);
+        let written = written.map_err(CacheError::from);
+        written.inspect_err(|error| self.stock.note_full(self.place, error))?;
         Ok(Arc::new(self))
     }
 
@@ -51,7 +53,8 @@ impl Lent {
     /// Where the device fails or a block does not match. A mismatch may only mean that the slot
     /// was adopted and written over meanwhile: look again.
     pub fn read(&self, pool: &Pool, first: usize, buf: &mut [u8]) -> Result<(), BlockError> {
-        pool.read(self.place, first, buf)?;
+        pool.read(self.place, first, buf)
+            .map_err(|source| BlockError::of_device(self.place, first, source))?;
         let blocks = buf.chunks_exact(BLOCK).zip(&self.sums[first..]);
         for (at, (data, stored)) in blocks.enumerate() {
             let computed = checksum(data);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -14,11 +15,14 @@ use super::scan::Scan;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
 use super::stock::Stock;
-use super::{CacheError, FramePool, Halt, Lines, MapState};
+use super::{CacheError, FramePool, Halt, Lines, MapState, Pause};
 use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DiskId, Epoch, Seq, Timestamp};
 use crate::device::Device;
 use crate::store::{Catalog, Pool};
+
+/// How long a device for which the host had no space is left alone, at the most.
+const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// Blocks of data in a cache of so many bytes: an eighth of it is for the queue, the index and
 /// what else is kept of each block, so that all of it together stays within the size (P10).
@@ -92,9 +96,11 @@ impl Cache {
             journal,
             frames: FramePool::new(data_blocks(config.size))?,
             queue: Mutex::new(queue),
-            stock: Arc::new(Stock::default()),
+            stock: Arc::new(Stock::new(FULL_FOR.min(config.interval * 5))),
             room: Condvar::new(),
             halt: Halt::default(),
+            pause: Pause::new(config.patience),
+            journal_pause: Pause::new(config.patience),
             signals: Signals::default(),
             destaged: AtomicU64::new(0),
             crowded: AtomicBool::new(false),

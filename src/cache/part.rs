@@ -66,6 +66,12 @@ impl Append {
         }
     }
 
+    /// Whether it has more to it than discards.
+    pub(super) fn brings_data(&self) -> bool {
+        let is_write = |part: &Part| matches!(part, Part::Write { .. });
+        self.parts.iter().any(is_write)
+    }
+
     /// The segments that its writes touch.
     pub(super) fn claim_keys(
         &self,

@@ -176,6 +176,32 @@ impl Queue {
         self.unsettled = Seq(self.next.0 - 1);
     }
 
+    /// The number of the record that a disk's line begins with, where that is data.
+    pub fn next_data(&self, disk: DiskId) -> Option<Seq> {
+        match self.disks.get(&disk)?.records.front()? {
+            Record::Barrier(_) => None,
+            record => Some(record.seq()),
+        }
+    }
+
+    /// The op that removes a disk, where no marker stands before it in the disk's line: then nobody
+    /// will ever see the data that does.
+    pub fn removal_of(&self, disk: DiskId) -> Option<Seq> {
+        let line = self.disks.get(&disk).filter(|line| line.removed)?;
+        let mut last = None;
+        for record in &line.records {
+            let Record::Barrier(seq) = record else {
+                continue;
+            };
+            let at = self.ops.binary_search_by_key(seq, |op| op.seq).ok()?;
+            if matches!(self.ops[at].op, Op::Marker { .. }) {
+                return None;
+            }
+            last = Some(*seq);
+        }
+        last
+    }
+
     /// Enters an op and its barriers.
     pub fn push_op(&mut self, op: PendingOp) {
         for disk in &op.disks {
@@ -211,6 +237,24 @@ impl Queue {
             taken.extend(self.pop_op());
         }
         taken
+    }
+
+    /// Undoes [`take_ready_ops`](Self::take_ready_ops): the ops were not applied.
+    pub fn put_back(&mut self, ops: Vec<PendingOp>) {
+        for op in ops.into_iter().rev() {
+            for disk in &op.disks {
+                if let Some(queue) = self.disks.get_mut(disk) {
+                    queue.records.push_front(Record::Barrier(op.seq));
+                }
+            }
+            if let Some(ring) = &mut self.ring {
+                ring.undone(op.seq);
+            }
+            self.records += 1;
+            self.markers += u64::from(matches!(op.op, Op::Marker { .. }));
+            self.ops.push_front(op);
+        }
+        self.applying = None;
     }
 
     fn pop_op(&mut self) -> Option<PendingOp> {

@@ -7,6 +7,9 @@ use crate::base::Seq;
 /// Records start here after a sync, so that a synced page is never written again.
 const PAGE: u64 = 4096;
 
+/// The most that is kept for discards and ops.
+const MOST_RESERVED: u64 = 4 << 20;
+
 /// The ring as the append path sees it. Records are taken in order, and given back in any.
 pub(super) struct Ring {
     size: u64,
@@ -59,15 +62,21 @@ impl Ring {
         Some(offset)
     }
 
-    /// Whether records of these lengths can all be taken, in this order.
-    pub fn has_room(&self, lens: &[u64]) -> bool {
+    /// What data leaves of the ring to discards, and these to ops: what frees space must find room
+    /// also when nothing can be destaged.
+    pub fn reserve(&self) -> u64 {
+        (self.size / 8).min(MOST_RESERVED)
+    }
+
+    /// Whether records of these lengths can all be taken, in this order, and leave so many bytes.
+    pub fn has_room(&self, lens: &[u64], leave: u64) -> bool {
         let (mut head, mut used, mut sealed) = (self.head, self.used, self.sealed);
         for len in lens {
             let (offset, waste) = self.next(head, sealed, *len);
             (head, sealed) = (offset + len, false);
             used += waste + len;
         }
-        self.fits(used)
+        self.fits(used + leave)
     }
 
     /// Whether so many bytes may be in use. The page that the oldest record begins in is kept out
@@ -116,10 +125,19 @@ impl Ring {
 
     /// A record is no longer needed; its space is free once all before it are.
     pub fn done(&mut self, seq: Seq) {
+        self.mark(seq, true);
+    }
+
+    /// A record is needed after all: the commit that was to say otherwise did not come about.
+    pub fn undone(&mut self, seq: Seq) {
+        self.mark(seq, false);
+    }
+
+    fn mark(&mut self, seq: Seq, done: bool) {
         // Numbers ascend, but where damaged records were given up some are left out.
         let at = self.records.binary_search_by_key(&seq, |record| record.seq);
         if let Some(record) = at.ok().and_then(|at| self.records.get_mut(at)) {
-            record.done = true;
+            record.done = done;
         }
     }
 
@@ -184,10 +202,11 @@ mod tests {
         ring.done(Seq(1));
         ring.release(Seq(2));
         assert!(
-            !ring.has_room(&[8192]),
+            !ring.has_room(&[8192], 0),
             "it would end in the page of record 2"
         );
-        assert!(ring.has_room(&[4096]));
+        assert!(ring.has_room(&[4096], 0));
+        assert!(!ring.has_room(&[4096], 1));
     }
 
     #[test]

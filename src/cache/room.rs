@@ -31,10 +31,15 @@ impl Drop for OpWaits<'_> {
 
 impl Cache {
     /// Waits a moment for destaging to free journal space.
-    pub fn wait_for_room(&self) {
+    ///
+    /// # Errors
+    /// [`CacheError::HostFull`] where it has not gone on for long, for want of space on the host.
+    pub fn wait_for_room(&self) -> Result<(), CacheError> {
+        self.pause.check()?;
         self.signals.hurry();
         let mut queue = self.queue.lock();
         self.room.wait_for(&mut queue, Duration::from_millis(50));
+        Ok(())
     }
 
     /// An op found no room: until the returned value is dropped, appends wait too.

@@ -10,11 +10,11 @@ use super::destage::Signals;
 use super::journal::Journal;
 use super::queue::Queue;
 use super::stock::Stock;
-use super::{CacheError, Frame, FramePool, Halt};
+use super::{CacheError, Frame, FramePool, Halt, Pause};
 use crate::base::sync::{Condvar, Mutex, thread};
 use crate::base::{BLOCK, DeviceNo, DiskId, Epoch, Geometry, MapId, Seq};
 use crate::ondisk::{Change, Marks};
-use crate::store::{Catalog, Pool};
+use crate::store::{Catalog, CatalogError, Pool};
 
 /// Settings of the cache.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub struct CacheConfig {
     pub interval: Duration,
     /// Bytes destaged in one commit.
     pub batch: u64,
+    /// How long a write waits, at the most, for the host to have space again.
+    pub patience: Duration,
 }
 
 /// Slots left at which a write may have to look closer, and wait for a destage.
@@ -51,6 +53,11 @@ pub struct Cache {
     /// Signalled when journal space was freed; goes with `queue`.
     pub(super) room: Condvar,
     pub(super) halt: Halt,
+    /// Destaging waits for space on the host.
+    pub(super) pause: Pause,
+    /// The journal does. Preallocated, it may all the same, on a file system that never
+    /// overwrites.
+    pub(super) journal_pause: Pause,
     pub(super) signals: Signals,
     /// Bytes that destaging has written to devices.
     pub(super) destaged: AtomicU64,
@@ -88,7 +95,7 @@ impl Cache {
     /// Copies `data`, whole blocks, into the cache's memory, waiting in line for room.
     ///
     /// # Errors
-    /// Where the store halts meanwhile.
+    /// Where the store halts meanwhile, or the host has had no space for long.
     pub fn hold(&self, data: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
         self.hold_both(data, &[])
     }
@@ -97,7 +104,7 @@ impl Cache {
     /// second while holding the first would hold up those that wait before.
     ///
     /// # Errors
-    /// Where the store halts meanwhile.
+    /// As [`hold`](Self::hold).
     pub fn hold_both(&self, first: &[u8], then: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
         self.halt.check()?;
         let count = (first.len() + then.len()) / BLOCK;
@@ -105,7 +112,8 @@ impl Cache {
             return Ok(Vec::new());
         }
         let hurry = || self.signals.hurry();
-        let taken = self.frames.take(count, &self.halt, hurry)?;
+        let check = || self.halt.check().and_then(|()| self.pause.check());
+        let taken = self.frames.take(count, check, hurry)?;
         Ok(taken.fill_with(first.chunks_exact(BLOCK).chain(then.chunks_exact(BLOCK))))
     }
 
@@ -121,7 +129,9 @@ impl Cache {
     #[must_use]
     pub fn is_crowded(&self, len: usize) -> bool {
         let blocks = len / crate::base::BLOCK + 2;
-        self.frames.is_crowded(blocks) || self.crowded.load(Ordering::Relaxed)
+        self.frames.is_crowded(blocks)
+            || self.crowded.load(Ordering::Relaxed)
+            || self.journal_pause.is_paused()
     }
 
     /// The largest write that is taken as one record, in bytes.
@@ -162,7 +172,8 @@ impl Cache {
     /// Returns when all that is queued now has been destaged.
     ///
     /// # Errors
-    /// Where destaging fails; the store has halted then.
+    /// Where destaging fails and the store has halted; [`CacheError::HostFull`] where the host has
+    /// had no space for long, and still has none.
     pub fn flush(&self) -> Result<(), CacheError> {
         self.flush_to(self.newest())
     }
@@ -178,10 +189,13 @@ impl Cache {
     }
 
     fn flush_to(&self, seq: Seq) -> Result<(), CacheError> {
+        // The attempt that is under way does not count.
+        let tries = self.pause.tries() + 1;
         self.signals.flush(seq);
         let mut queue = self.queue.lock();
         while queue.oldest().is_some_and(|oldest| oldest <= seq) {
             self.halt.check()?;
+            self.pause.check_since(tries)?;
             self.room.wait_for(&mut queue, Duration::from_millis(100));
         }
         self.halt.check()
@@ -206,7 +220,11 @@ impl Cache {
         // In volatile mode it stays as the last session with a journal left it.
         marks.closed |= self.journal.is_some();
         changes.push(Change::SetMarks(marks));
-        Ok(self.catalog.commit(&changes)?)
+        match self.catalog.commit(&changes) {
+            // The next opening frees them.
+            Err(CatalogError::NoRoom(_)) => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     /// The marks for a commit, as the queue stands.
@@ -251,7 +269,7 @@ impl Cache {
     /// Notes whether the next write may have to wait for something else than memory.
     pub(super) fn note_crowd(&self, queue: &Queue) {
         let ring = queue.ring.as_ref();
-        let crowded = ring.is_some_and(|ring| ring.used() > ring.size() / 8 * 7)
+        let crowded = ring.is_some_and(|ring| ring.used() > ring.size() / 4 * 3)
             || queue.promises.available() < FEW_SLOTS
             || queue.waiting_ops > 0
             || self.is_overfull(queue);
@@ -325,6 +343,19 @@ impl Cache {
         &self.pool
     }
 
+    /// What waits for space on the host, if something does.
+    #[must_use]
+    pub fn paused(&self) -> Option<String> {
+        let reason = self.journal_pause.reason();
+        reason.or_else(|| self.pause.reason())
+    }
+
+    /// How long something has waited for space on the host, in all.
+    #[must_use]
+    pub fn paused_for(&self) -> Duration {
+        self.pause.total() + self.journal_pause.total()
+    }
+
     /// The halt switch.
     #[must_use]
     pub fn halt(&self) -> &Halt {
@@ -354,7 +385,7 @@ impl Cache {
             let mut queue = self.queue.lock();
             queue.promises.set_space(self.catalog.view().space());
         }
-        self.signals.hurry();
+        self.signals.help();
     }
 }
 

@@ -4,10 +4,12 @@
 //! adopts them. So whatever a crash leaves written in a slot that was not adopted is punched and
 //! freed by reclaim at the next opening, like any slot that was given up (P9).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashSet;
 
+use super::CacheError;
 use crate::base::sync::Mutex;
 use crate::base::{DeviceNo, Place};
 use crate::ondisk::Space;
@@ -19,6 +21,8 @@ const MOST: u64 = 4096;
 #[derive(Default)]
 pub(super) struct Stock {
     state: Mutex<State>,
+    /// How long a device that was full goes without being tried, where there are others.
+    full_for: Duration,
 }
 
 #[derive(Default)]
@@ -37,12 +41,68 @@ struct State {
     want: u64,
     /// How many writers asked for since that was reckoned.
     asked: u64,
+    /// Devices for which the host had no space, and when that was.
+    full: BTreeMap<DeviceNo, Instant>,
+}
+
+impl State {
+    /// A ready slot; of a device that may be full only if told so.
+    fn take(&mut self, even_full: bool) -> Option<Place> {
+        if self.full.is_empty() || even_full {
+            return self.ready.pop_front();
+        }
+        let full = &self.full;
+        let at = self
+            .ready
+            .iter()
+            .position(|at| !full.contains_key(&at.device))?;
+        self.ready.remove(at)
+    }
+
+    /// How many ready slots are on devices that may have space.
+    fn usable(&self) -> usize {
+        if self.full.is_empty() {
+            return self.ready.len();
+        }
+        let usable = |place: &&Place| !self.full.contains_key(&place.device);
+        self.ready.iter().filter(usable).count()
+    }
 }
 
 impl Stock {
-    /// A slot to write to.
+    /// No slots; a device that was full is left alone for so long.
+    pub fn new(full_for: Duration) -> Self {
+        Self {
+            full_for,
+            ..Self::default()
+        }
+    }
+
+    /// A slot to write to, if there is one on a device that may have space.
     pub fn take(&self) -> Option<Place> {
-        self.state.lock().ready.pop_front()
+        self.state.lock().take(false)
+    }
+
+    /// A slot to write to, on whatever device.
+    pub fn take_any(&self) -> Option<Place> {
+        self.state.lock().take(true)
+    }
+
+    /// Where a write failed because the host has no space, takes note of the device.
+    pub fn note_full(&self, place: Place, error: &CacheError) {
+        if error.is_no_room() {
+            let now = Instant::now();
+            self.state.lock().full.insert(place.device, now);
+        }
+    }
+
+    /// The devices that were full a short while ago.
+    pub fn full(&self) -> Vec<DeviceNo> {
+        let mut state = self.state.lock();
+        state
+            .full
+            .retain(|_, since| since.elapsed() < self.full_for);
+        state.full.keys().copied().collect()
     }
 
     /// So many slots for a writer to fill; none where there are fewer. Says too whether the stock
@@ -50,9 +110,9 @@ impl Stock {
     pub fn borrow(&self, count: u64) -> (Vec<Place>, bool) {
         let mut state = self.state.lock();
         state.asked += count;
-        let ready = state.ready.len();
-        let places = match usize::try_from(count) {
-            Ok(count) if count <= ready => state.ready.drain(..count).collect(),
+        let ready = state.usable() as u64;
+        let places = match count {
+            count if count <= ready => (0..count).filter_map(|_| state.take(false)).collect(),
             _ => Vec::new(),
         };
         let low = state.ready.len() as u64 <= state.want / 2;

@@ -1,14 +1,20 @@
 //! A place in the journal that was taken under the queue's lock, and the writing that follows.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::journal::Journal;
 use super::queue::Queue;
 use super::state::Cache;
 use super::{CacheError, Content, Frame, Part};
+use crate::base::sync::thread;
 use crate::base::{Block, DiskId, Seq, Timestamp};
 use crate::ondisk::journal::{Body, Op, Reference, encode_record_head};
+
+/// Pause between two attempts while the host has no space for the journal.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A record that has its place in the queue and must still be written to the journal there.
 #[must_use]
@@ -97,12 +103,14 @@ impl Cache {
         )
     }
 
-    /// Places in the ring for all records, or nothing while it has no room for all of them.
+    /// Places in the ring for all records, or nothing while it has no room for all of them beside
+    /// what they have to leave.
     pub(super) fn place(
         &self,
         queue: &mut Queue,
         first: Seq,
         heads: &[(Vec<u8>, usize)],
+        leave: u64,
     ) -> Result<Option<SmallVec<[u64; 3]>>, CacheError> {
         let Some(ring) = &mut queue.ring else {
             return Ok(Some(heads.iter().map(|_| 0).collect()));
@@ -117,7 +125,7 @@ impl Cache {
                 ring: ring.size(),
             });
         }
-        if !ring.has_room(&lens) {
+        if !ring.has_room(&lens, leave) {
             return Ok(None);
         }
         Ok(lens
@@ -136,13 +144,8 @@ impl Cache {
         let Some(journal) = &self.journal else {
             return Ok(ticket.last);
         };
-        for JournalWrite {
-            offset,
-            head,
-            frames,
-        } in &ticket.writes
-        {
-            if let Err(error) = journal.write(*offset, head, frames) {
+        for write in &ticket.writes {
+            if let Err(error) = self.write_record(journal, write) {
                 self.halt.set(&error);
                 return Err(error);
             }
@@ -151,5 +154,31 @@ impl Cache {
             .window
             .complete(ticket.first, ticket.last, &self.halt)?;
         Ok(ticket.last)
+    }
+
+    /// Writes a record to its place. It is in the queue and can't be taken back, and nothing that
+    /// came after it may be acknowledged without it: where the host has no space, which can only
+    /// be if its file system never overwrites, it is tried again for a while.
+    fn write_record(&self, journal: &Journal, write: &JournalWrite) -> Result<(), CacheError> {
+        let started = Instant::now();
+        let mut waited = false;
+        loop {
+            match journal.write(write.offset, &write.head, &write.frames) {
+                Err(error)
+                    if error.is_no_room() && started.elapsed() < self.journal_pause.patience() =>
+                {
+                    self.halt.check()?;
+                    self.journal_pause.set(&error);
+                    waited = true;
+                    thread::sleep(RETRY);
+                }
+                done => {
+                    if waited {
+                        self.journal_pause.clear();
+                    }
+                    return done;
+                }
+            }
+        }
     }
 }

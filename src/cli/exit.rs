@@ -19,7 +19,7 @@ pub enum Exit {
     Exists = 4,
     /// The disk, store or mount is in use.
     Busy = 5,
-    /// The pool is full.
+    /// The pool is full, or the host's file system under it.
     NoSpace = 6,
     /// Not permitted, or the target is a snapshot, which does not change.
     Denied = 7,
@@ -34,7 +34,7 @@ Exit codes:
   3  no such disk, snapshot, store or mount
   4  the name is taken
   5  the disk, store or mount is in use
-  6  the pool is full
+  6  the pool is full, or the host's file system under it
   7  not permitted, or the target is a snapshot (snapshots do not change)
 
 'snapmark check' and 'snapmark scrub' have codes of its own, those of a file system's check:

@@ -109,6 +109,9 @@ pub struct SpaceSettings {
     /// Percentages in use at which to warn, rising.
     #[serde(deserialize_with = "value::marks")]
     pub warn: Vec<u8>,
+    /// How long a write waits, at the most, for the host's file system to have space again.
+    #[serde(deserialize_with = "value::interval")]
+    pub patience: Interval,
 }
 
 /// The online data check.
@@ -185,7 +188,10 @@ impl Default for DestageSettings {
 
 impl Default for SpaceSettings {
     fn default() -> Self {
-        Self { warn: vec![80, 95] }
+        Self {
+            warn: vec![80, 95],
+            patience: Interval(std::time::Duration::from_secs(60)),
+        }
     }
 }
 

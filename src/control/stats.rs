@@ -19,6 +19,7 @@ pub fn render(status: &Status, metrics: &Metrics) -> String {
     cache(&mut out, status, metrics);
     scrub(&mut out, &status.scrub);
     devices(&mut out, status);
+    device_errors(&mut out, status);
     operations(&mut out, metrics);
     disks(&mut out, status);
     out.finish()
@@ -28,9 +29,19 @@ fn store(out: &mut Exposition, status: &Status) {
     out.family("info", "gauge", "The store that is served; always 1.");
     let labels = [("version", &*status.version), ("store", &*status.store)];
     out.sample("info", &labels, 1);
-    let halted = u8::from(status.state != "ok");
+    let state = status.state.split(':').next().unwrap_or_default();
+    let help = "1 for the state that the store is in: ok, paused (the host has no space), halted.";
+    out.family("state", "gauge", help);
+    for one in ["ok", "paused", "halted"] {
+        out.sample("state", &[("state", one)], u8::from(state == one));
+    }
     let help = "1 where the store has stopped writing after a failure.";
-    out.single("halted", "gauge", help, halted);
+    out.single("halted", "gauge", help, u8::from(state == "halted"));
+    let help = "Seconds in which something waited for space on the host.";
+    let seconds = status.paused_seconds;
+    out.single("paused_seconds_total", "counter", help, seconds);
+    let help = "Pool and file systems of the host that are fuller than a mark of space.warn.";
+    out.single("space_warnings", "gauge", help, status.warnings.len());
     let pool = &status.pool;
     for (name, help, value) in [
         ("total", "Bytes of all segments of the pool.", pool.total),
@@ -178,6 +189,38 @@ fn devices(out: &mut Exposition, status: &Status) {
     }
 }
 
+fn device_errors(out: &mut Exposition, status: &Status) {
+    let name = "device_errors_total";
+    out.family(name, "counter", "Calls on the device that failed.");
+    for device in &status.devices {
+        let (number, errors) = (device.device.to_string(), &device.errors);
+        for (operation, count) in [
+            ("read", errors.read),
+            ("write", errors.write),
+            ("sync", errors.sync),
+            ("punch", errors.punch),
+        ] {
+            let labels = [
+                ("device", &*number),
+                ("path", &*device.path),
+                ("operation", operation),
+            ];
+            out.sample(name, &labels, count);
+        }
+    }
+    let name = "device_host_available_bytes";
+    let help =
+        "Bytes left on the host's file system, where the device takes them as it is written.";
+    out.family(name, "gauge", help);
+    for device in &status.devices {
+        if let Some(available) = device.host_available {
+            let number = device.device.to_string();
+            let labels = [("device", &*number), ("path", &*device.path)];
+            out.sample(name, &labels, available);
+        }
+    }
+}
+
 fn operations(out: &mut Exposition, metrics: &Metrics) {
     let operations = [
         ("read", &metrics.read),
@@ -247,7 +290,7 @@ mod tests {
 
     use super::*;
     use crate::control::{Sample, parse_exposition};
-    use crate::volume::{JournalStatus, SnapshotStatus};
+    use crate::volume::{DeviceErrors, JournalStatus, SnapshotStatus};
 
     fn sample() -> String {
         let snapshot = |disk: &str, name: &str| SnapshotStatus {
@@ -256,11 +299,15 @@ mod tests {
             ..SnapshotStatus::default()
         };
         let status = Status {
-            state: "ok".to_owned(),
+            state: "paused: no space on the host".to_owned(),
             journal: Some(JournalStatus::default()),
             devices: vec![DeviceStatus {
                 path: "/srv/a \"b\"".to_owned(),
                 used: 7,
+                errors: DeviceErrors {
+                    write: 3,
+                    ..DeviceErrors::default()
+                },
                 ..DeviceStatus::default()
             }],
             disks: vec![DiskStatus {
@@ -299,6 +346,9 @@ mod tests {
                 4096.0,
             ),
             ("snapmark_device_used_bytes", ("path", "/srv/a \"b\""), 7.0),
+            ("snapmark_device_errors_total", ("operation", "write"), 3.0),
+            ("snapmark_state", ("state", "paused"), 1.0),
+            ("snapmark_state", ("state", "ok"), 0.0),
             ("snapmark_snapshots", ("disk", "gone"), 2.0),
             ("snapmark_snapshots", ("disk", "vm\\1"), 0.0),
         ] {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -29,6 +29,8 @@ use crate::volume::{VolumeError, Volumes};
 /// How long users with open files are waited for after a signal. Less than the 90 s after which
 /// systemd kills.
 pub const GRACE: Duration = Duration::from_secs(60);
+/// How often the space that is left is looked at.
+const SPACE_LOOK: Duration = Duration::from_secs(2);
 /// How long requests under way may take once their users were cut off.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
 
@@ -92,6 +94,7 @@ fn mount_and_wait(
         .name("session".to_owned())
         .spawn(move || tell.send(Event::Ended(session.wait())))
         .map_err(ServeError::Session)?;
+    let watching = watch_space(volumes).map_err(ServeError::Session)?;
     log::info!("serving at {}", mountpoint.display());
     readiness.ready();
     notify(NotifyState::Ready);
@@ -110,7 +113,25 @@ fn mount_and_wait(
         let _ = unmounter.detach();
     }
     signals.close();
+    drop(watching);
     ended.map_err(ServeError::Session)
+}
+
+/// Has a thread look after the space that is left, until what is returned is dropped.
+fn watch_space(volumes: &Arc<Volumes>) -> io::Result<Sender<()>> {
+    let (alive, ended) = unbounded::<()>();
+    let volumes = Arc::downgrade(volumes);
+    thread::Builder::new()
+        .name("space".to_owned())
+        .spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(SPACE_LOOK) {
+                let Some(volumes) = volumes.upgrade() else {
+                    break;
+                };
+                volumes.watch_space();
+            }
+        })?;
+    Ok(alive)
 }
 
 /// Ends the mount; see the module.

@@ -120,11 +120,13 @@ fn open_volumes(
         volatile,
         interval: settings.destage.interval.0,
         batch: settings.destage.batch.0,
+        patience: settings.space.patience.0,
     };
     let rules = settings.clone();
     let config = VolumeConfig {
         cache,
         priority: Box::new(move |disk| rules.priority(disk)),
+        warn: settings.space.warn.clone(),
         store_dir: layout.dir().to_owned(),
         scrub: ScrubConfig {
             rate: settings.scrub.rate.0,

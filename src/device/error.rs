@@ -76,4 +76,38 @@ impl DeviceError {
             Self::OutOfRange { .. } => None,
         }
     }
+
+    /// Whether a write found no space on the host, or no quota. Such a write may be tried again.
+    /// A sync that says so may not: what was written is lost.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Host {
+                operation: Operation::Write,
+                source,
+                ..
+            } => matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_write_may_find_no_space_and_be_tried_again() {
+        let error = |operation, errno| DeviceError::Host {
+            operation,
+            device: "d".to_owned(),
+            offset: 0,
+            len: 1,
+            source: Arc::new(io::Error::from_raw_os_error(errno)),
+        };
+        assert!(error(Operation::Write, libc::ENOSPC).is_no_space());
+        assert!(error(Operation::Write, libc::EDQUOT).is_no_space());
+        assert!(!error(Operation::Write, libc::EIO).is_no_space());
+        assert!(!error(Operation::Sync, libc::ENOSPC).is_no_space());
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::range::{total, within};
-use super::{Device, DeviceError, Operation};
+use super::{Device, DeviceError, HostSpace, Operation};
 
 /// Which calls a fault strikes, counted for each kind of operation from 1 when it was planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +183,10 @@ impl Device for FaultDevice {
     fn allocated(&self) -> Result<u64, DeviceError> {
         self.pass(Operation::Stat, 0, self.len())?;
         self.inner.allocated()
+    }
+
+    fn host_space(&self) -> Option<HostSpace> {
+        self.inner.host_space()
     }
 }
 

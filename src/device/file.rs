@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::discard::discard;
 use super::range::{total, within};
 use super::transfer::{read_full, write_all};
-use super::{Device, DeviceError, Operation};
+use super::{Device, DeviceError, HostSpace, Operation};
 use crate::base::BLOCK;
 
 /// How a file is opened.
@@ -267,6 +267,18 @@ impl Device for FileDevice {
             .map_err(|errno| self.host_error(Operation::Stat, 0, self.len, errno))?;
         // st_blocks counts 512 bytes whatever the file system's block is.
         Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
+    }
+
+    fn host_space(&self) -> Option<HostSpace> {
+        if self.kind == Kind::Block {
+            return None;
+        }
+        let at = rustix::fs::fstatvfs(&self.file).ok()?;
+        let used = at.f_blocks.saturating_sub(at.f_bfree);
+        Some(HostSpace {
+            total: (used + at.f_bavail).saturating_mul(at.f_frsize),
+            available: at.f_bavail.saturating_mul(at.f_frsize),
+        })
     }
 }
 

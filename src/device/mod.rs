@@ -79,4 +79,19 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Where the host fails.
     fn allocated(&self) -> Result<u64, DeviceError>;
+
+    /// The space of the host's file system that it is on, where it takes from that as it is
+    /// written.
+    fn host_space(&self) -> Option<HostSpace> {
+        None
+    }
+}
+
+/// Space of a file system of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostSpace {
+    /// Bytes that there are for this user, used or not.
+    pub total: u64,
+    /// Bytes that are left.
+    pub available: u64,
 }

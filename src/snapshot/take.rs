@@ -40,7 +40,7 @@ impl Volumes {
             )));
         }
         let chosen = std::cell::RefCell::new(String::new());
-        let entered: Entered = self.commit_op(|names, lines| {
+        let entered: Entered = self.commit_op_over(disks.len(), |names, lines| {
             let name = match name {
                 Some(name) => name.to_owned(),
                 None => time_name(names, disks),

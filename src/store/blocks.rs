@@ -7,8 +7,15 @@ use crate::base::{BLOCK, Checksum, Place, checksum};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum BlockError {
     /// The device failed.
-    #[error(transparent)]
-    Pool(#[from] PoolError),
+    #[error("can't read {place} block {block}: {source}")]
+    Device {
+        /// Which segment.
+        place: Place,
+        /// Which block of it.
+        block: usize,
+        /// The host's word.
+        source: PoolError,
+    },
     /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -26,6 +33,27 @@ pub enum BlockError {
         /// What was read.
         computed: Checksum,
     },
+}
+
+impl BlockError {
+    /// The device failed to give blocks from `block` on.
+    #[must_use]
+    pub fn of_device(place: Place, block: usize, source: PoolError) -> Self {
+        Self::Device {
+            place,
+            block,
+            source,
+        }
+    }
+
+    /// Where the block lies, if that is known.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        match self {
+            Self::Device { place, .. } | Self::Checksum { place, .. } => Some(*place),
+            Self::Catalog(_) => None,
+        }
+    }
 }
 
 /// Fills `buf`, whole blocks, from block `first` of a slot, and checks each against what `view`
@@ -46,7 +74,8 @@ pub fn read_blocks(
     let mut sums = vec![Checksum(0); count];
     let at = view.geometry().slot_block(place.slot) + first as u64;
     view.checksums(place.device, at, &mut sums)?;
-    pool.read(place, first, buf)?;
+    pool.read(place, first, buf)
+        .map_err(|source| BlockError::of_device(place, first, source))?;
     for (block, (data, stored)) in buf.chunks_exact(BLOCK).zip(&sums).enumerate() {
         let computed = checksum(data);
         if computed != *stored {

@@ -112,8 +112,8 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Refused`] where a change can't be made: one that takes slots that are not
     /// free, frees one that is not pending, removes what there is not, names a device that there
-    /// is not, or breaks a rule of its fields. Otherwise where a device failed, now or in an
-    /// earlier commit.
+    /// is not, or breaks a rule of its fields. [`CatalogError::NoRoom`] where the host has no
+    /// space, and nothing was changed. Otherwise where a device failed, now or in an earlier commit.
     pub fn commit(&self, changes: &[Change]) -> Result<(), CatalogError> {
         let mut writer = self.writer.lock();
         if let Some(error) = &writer.poison {
@@ -128,19 +128,27 @@ impl Catalog {
         apply_all(&mut content, &mut edit, self.geometry, changes)?;
         let commit = base.commit + 1;
         let frame = writer.log.frame(commit, changes)?;
+        let (freed, dirty) = (writer.freed.len(), writer.dirty);
         writer.freed.append(&mut edit.freed);
         writer.dirty += edit.dirty;
         let (publication, has_room) = (base.publication + 1, writer.log.has_room(frame.len()));
         drop(base);
-        if !has_room {
+        let done = if has_room {
+            let appended = writer
+                .log
+                .append(&frame)
+                .map_err(|error| writer.fail(error));
+            appended.map(|()| self.publish(content, commit, publication))
+        } else {
             // The root takes the commit in: as whole as a frame, whatever its size.
-            return self.checkpoint_as(&mut writer, content, commit, publication);
-        }
-        if let Err(error) = writer.log.append(&frame) {
-            writer.poison = Some(error.clone());
+            self.checkpoint_as(&mut writer, content, commit, publication)
+        };
+        if let Err(error) = done {
+            // Where it may be tried again, nothing of it is left.
+            writer.freed.truncate(freed);
+            writer.dirty = dirty;
             return Err(error);
         }
-        self.publish(content, commit, publication);
         if dirty_bytes(&writer) > self.dirty_limit {
             // The commit is durable already; should this fail, it is the next one's error.
             let _ = self.checkpoint_now(&mut writer);
@@ -162,6 +170,19 @@ impl Catalog {
             return Ok(());
         }
         self.checkpoint_now(&mut writer)
+    }
+
+    /// To be called before anything is done that relies on a commit not having been made that
+    /// found no room: a crash might bring it back else. Costs nothing where there was none.
+    ///
+    /// # Errors
+    /// Where the host still has no space, or a device failed, now or in an earlier commit.
+    pub fn withdraw(&self) -> Result<(), CatalogError> {
+        let mut writer = self.writer.lock();
+        if let Some(error) = &writer.poison {
+            return Err(error.clone());
+        }
+        writer.log.withdraw().map_err(|error| writer.fail(error))
     }
 
     /// Whether no view is left that shows less than commit number `generation`, and none can be
@@ -206,10 +227,7 @@ impl Catalog {
                 self.tell(writer);
                 Ok(())
             }
-            Err(error) => {
-                writer.poison = Some(error.clone());
-                Err(error)
-            }
+            Err(error) => Err(writer.fail(error)),
         }
     }
 

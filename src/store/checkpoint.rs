@@ -16,6 +16,9 @@ use crate::ondisk::{
 /// The most bytes that are written at once.
 const RUN: usize = 1 << 20;
 
+/// What a root says of its trees.
+type Trees = [TreeRoot; TreeKind::ALL.len()];
+
 /// What only commits and checkpoints touch, one at a time.
 ///
 /// # The order of a checkpoint, and what each step is safe from
@@ -33,7 +36,9 @@ const RUN: usize = 1 << 20;
 ///    anew after that: by the next checkpoint at the earliest.
 ///
 /// A failure leaves open what is on the devices, so none of this is tried again: the catalog is
-/// *poisoned*, every later commit fails with the same error, and views go on as they are.
+/// *poisoned*, every later commit fails with the same error, and views go on as they are. With one
+/// exception: where the host has no space for the pages of step 1, nothing has happened yet that
+/// counts; all is as before, and a later checkpoint may go to the same pages.
 pub(crate) struct Writer {
     pub(crate) uuid: [u8; 16],
     pub(crate) geometry: Geometry,
@@ -50,6 +55,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    /// Takes note of a failure: after most there is no more writing.
+    pub(crate) fn fail(&mut self, error: CatalogError) -> CatalogError {
+        if !matches!(error, CatalogError::NoRoom(_)) {
+            self.poison = Some(error.clone());
+        }
+        error
+    }
+
     /// Makes `content`, as of a commit, durable as a root. Returns the pages that the root no
     /// longer needs. All nodes of `content` are in pages afterwards.
     pub(crate) fn checkpoint(
@@ -59,14 +72,18 @@ impl Writer {
         commit: u64,
     ) -> Result<Vec<u64>, CatalogError> {
         let generation = self.log.generation() + 1;
-        let (reserved, freed) = self.reserve(pages, content)?;
-        let mut sink = PageSink::new(pages, generation, reserved);
-        let mut trees = [TreeRoot::default(); TreeKind::ALL.len()];
-        let content_trees = content.trees().into_iter();
-        for (tree, root) in content_trees.chain([&mut self.page_map]).zip(&mut trees) {
-            *root = tree.flush(&mut sink)?;
-        }
-        sink.finish()?;
+        let before = (
+            self.alloc.clone(),
+            self.page_map.clone(),
+            self.freed.clone(),
+        );
+        let (trees, freed) = match self.write_pages(pages, content, generation) {
+            Err(CatalogError::Device(error)) if error.is_no_space() => {
+                (self.alloc, self.page_map, self.freed) = before;
+                return Err(CatalogError::NoRoom(error));
+            }
+            written => written?,
+        };
         pages.device().sync()?;
         let root = Root {
             uuid: self.uuid,
@@ -82,6 +99,25 @@ impl Writer {
         self.log.start(generation, commit)?;
         self.dirty = 0;
         Ok(freed)
+    }
+
+    /// Writes all changed nodes to pages that nobody uses. Returns the trees, and the pages that
+    /// they no longer need.
+    fn write_pages(
+        &mut self,
+        pages: &Pages,
+        content: &mut Content,
+        generation: u64,
+    ) -> Result<(Trees, Vec<u64>), CatalogError> {
+        let (reserved, freed) = self.reserve(pages, content)?;
+        let mut sink = PageSink::new(pages, generation, reserved);
+        let mut trees = Trees::default();
+        let content_trees = content.trees().into_iter();
+        for (tree, root) in content_trees.chain([&mut self.page_map]).zip(&mut trees) {
+            *root = tree.flush(&mut sink)?;
+        }
+        sink.finish()?;
+        Ok((trees, freed))
     }
 
     /// Finds pages for all changed nodes, those of the page map included, which changes with every

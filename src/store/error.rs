@@ -10,6 +10,10 @@ pub enum CatalogError {
     /// The host failed. After a failed write or sync every later commit fails with it, too.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The host has no space for what the commit has to write. Nothing of it was made; it may be
+    /// tried again.
+    #[error(transparent)]
+    NoRoom(DeviceError),
     /// There is no catalog.
     #[error("{device} holds no catalog; make a store with 'snapmark init'")]
     NotAStore {

@@ -31,6 +31,9 @@ pub(crate) struct Log {
     /// Where the next frame goes; a multiple of the page size, `<= capacity`.
     tail: u64,
     capacity: u64,
+    /// Part of a frame that found no space, or all of it, may lie at `tail`, where the next one
+    /// goes.
+    torn: bool,
 }
 
 /// The frames that a log holds for a root.
@@ -60,6 +63,7 @@ impl Log {
             generation,
             tail: 0,
             capacity,
+            torn: false,
         }
     }
 
@@ -82,11 +86,34 @@ impl Log {
         len as u64 <= self.capacity - self.tail
     }
 
-    /// Appends a frame, which has room, and makes it durable.
+    /// Appends a frame, which has room, and makes it durable. Where the host has no space for it
+    /// ([`CatalogError::NoRoom`]), another one may be appended instead: it goes to the same place.
     pub(crate) fn append(&mut self, frame: &[u8]) -> Result<(), CatalogError> {
-        self.device.write_at(&[IoSlice::new(frame)], self.tail)?;
+        self.write(frame)?;
         self.device.sync()?;
+        self.torn = false;
         self.tail += frame.len() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, frame: &[u8]) -> Result<(), CatalogError> {
+        match self.device.write_at(&[IoSlice::new(frame)], self.tail) {
+            Err(error) if error.is_no_space() => {
+                self.torn = true;
+                Err(CatalogError::NoRoom(error))
+            }
+            done => Ok(done?),
+        }
+    }
+
+    /// Makes sure that a frame that found no space does not come back with a crash: it may have
+    /// been written whole.
+    pub(crate) fn withdraw(&mut self) -> Result<(), CatalogError> {
+        if self.torn {
+            self.write(&[0; PAGE])?;
+            self.device.sync()?;
+            self.torn = false;
+        }
         Ok(())
     }
 
@@ -94,7 +121,11 @@ impl Log {
     pub(crate) fn start(&mut self, generation: u64, commit: u64) -> Result<(), CatalogError> {
         let opening = encode_frame(self.uuid, generation, commit, &[], self.geometry)?;
         (self.generation, self.tail) = (generation, 0);
-        self.append(&opening)
+        // The root is there, and commits would be lost that went to the old generation.
+        self.append(&opening).map_err(|error| match error {
+            CatalogError::NoRoom(error) => CatalogError::Device(error),
+            error => error,
+        })
     }
 
     /// Searches the whole log for frames.

@@ -14,6 +14,7 @@ const WORDS: usize = PAGE_MAP_BYTES / size_of::<u64>();
 /// durable first, else a crash would open a root whose pages hold something else; and every view
 /// that may still read it must be gone. Until then it is *held*: free on disk, as an opening finds
 /// neither of the two, but not handed out.
+#[derive(Clone)]
 pub(crate) struct PageAlloc {
     /// Pages of the device.
     capacity: u64,

@@ -3,13 +3,14 @@
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
-use crate::device::{Device, DeviceError};
+use crate::device::{Device, DeviceError, HostSpace};
 use crate::ondisk::{
     DATA_START, DeviceRecord, FOREIGN_PROBE, RawSuper, SuperError, Superblock, Uuid, foreign,
     slot_start,
@@ -189,6 +190,34 @@ type Table = Vec<Option<Arc<Member>>>;
 struct Member {
     device: Arc<dyn Device>,
     slots: u64,
+    failures: Failures,
+}
+
+/// How often each kind of call on a device has failed since it was attached.
+#[derive(Default)]
+struct Failures {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    syncs: AtomicU64,
+    punches: AtomicU64,
+    /// In the host's words, the last time.
+    last: Mutex<Option<String>>,
+}
+
+impl Failures {
+    fn note<T>(&self, of: &AtomicU64, done: Result<T, DeviceError>) -> Result<T, DeviceError> {
+        done.inspect_err(|error| {
+            of.fetch_add(1, Relaxed);
+            *self.last.lock() = Some(error.to_string());
+        })
+    }
+}
+
+impl Member {
+    fn sync(&self) -> Result<(), DeviceError> {
+        let failures = &self.failures;
+        failures.note(&failures.syncs, self.device.sync())
+    }
 }
 
 /// An attached device, as people want to see it.
@@ -204,6 +233,25 @@ pub struct PoolDevice {
     pub slots: u64,
     /// Bytes that the host has allocated for it.
     pub allocated: u64,
+    /// The host's file system, where the device takes space from it as it is written.
+    pub host: Option<HostSpace>,
+    /// Calls that have failed.
+    pub failures: DeviceFailures,
+}
+
+/// How often calls on a device have failed since the store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceFailures {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Syncs; the first one is the last.
+    pub syncs: u64,
+    /// Punches of holes.
+    pub punches: u64,
+    /// The last failure in words.
+    pub last: Option<String>,
 }
 
 impl Pool {
@@ -245,6 +293,7 @@ impl Pool {
         table[index] = Some(Arc::new(Member {
             device,
             slots: record.slots,
+            failures: Failures::default(),
         }));
         self.table.store(Arc::new(table));
         Ok(())
@@ -276,7 +325,8 @@ impl Pool {
     pub fn read(&self, place: Place, block: usize, buf: &mut [u8]) -> Result<(), PoolError> {
         let end = block.saturating_add(blocks_in(buf.len() as u64)?);
         let (member, at) = self.locate(place, block..end)?;
-        Ok(member.device.read_at(buf, at)?)
+        let failures = &member.failures;
+        Ok(failures.note(&failures.reads, member.device.read_at(buf, at))?)
     }
 
     /// Fills `buf`, whole blocks, from the medium of a device, from a block on that is counted from
@@ -306,7 +356,8 @@ impl Pool {
             });
         }
         let at = DATA_START + first * BLOCK_SIZE;
-        Ok(member.device.read_uncached(buf, at)?)
+        let failures = &member.failures;
+        Ok(failures.note(&failures.reads, member.device.read_uncached(buf, at))?)
     }
 
     /// Writes `bufs`, together whole blocks, from a block of a segment on. Durable after
@@ -318,7 +369,8 @@ impl Pool {
         let bytes = bufs.iter().map(|buf| buf.len() as u64).sum();
         let end = block.saturating_add(blocks_in(bytes)?);
         let (member, at) = self.locate(place, block..end)?;
-        Ok(member.device.write_at(bufs, at)?)
+        let failures = &member.failures;
+        Ok(failures.note(&failures.writes, member.device.write_at(bufs, at))?)
     }
 
     /// Gives blocks of a segment back to the host. Says whether they read as zeros now; else their
@@ -329,7 +381,8 @@ impl Pool {
     pub fn punch(&self, place: Place, blocks: Range<usize>) -> Result<bool, PoolError> {
         let len = blocks.len() as u64 * BLOCK_SIZE;
         let (member, at) = self.locate(place, blocks)?;
-        Ok(member.device.punch(at, len)?)
+        let failures = &member.failures;
+        Ok(failures.note(&failures.punches, member.device.punch(at, len))?)
     }
 
     /// Makes all that was written to these devices durable, each synced once, side by side.
@@ -351,9 +404,9 @@ impl Pool {
         thread::scope(|scope| {
             let started: Vec<_> = others
                 .iter()
-                .map(|member| scope.spawn(|| member.device.sync()))
+                .map(|member| scope.spawn(|| member.sync()))
                 .collect();
-            let mut result = last.device.sync();
+            let mut result = last.sync();
             for thread in started {
                 let done = thread
                     .join()
@@ -380,6 +433,14 @@ impl Pool {
                     len: member.device.len(),
                     slots: member.slots,
                     allocated: member.device.allocated()?,
+                    host: member.device.host_space(),
+                    failures: DeviceFailures {
+                        reads: member.failures.reads.load(Relaxed),
+                        writes: member.failures.writes.load(Relaxed),
+                        syncs: member.failures.syncs.load(Relaxed),
+                        punches: member.failures.punches.load(Relaxed),
+                        last: member.failures.last.lock().clone(),
+                    },
                 })
             })
             .collect()

@@ -31,6 +31,11 @@ pub enum VolumeError {
         /// Segments that there are.
         available: u64,
     },
+    /// The host has had no space for a while. Nothing was written; what was acknowledged is safe.
+    #[error(
+        "no space on the host: {0}; free some there or add a device, it then goes on by itself"
+    )]
+    HostFull(String),
     /// A size that no disk can have.
     #[error("a disk can't have {size} bytes; the largest has {max}")]
     TooBig {

@@ -3,6 +3,7 @@
 
 mod devices;
 mod error;
+mod low_space;
 mod metrics;
 mod names;
 mod namespace;
@@ -23,7 +24,8 @@ pub(crate) use namespace::Namespace;
 pub use scrub::{Scrub, ScrubConfig};
 pub use scrub_status::{ScrubProblem, ScrubState, ScrubStatus};
 pub use status::{
-    CacheStatus, DeviceStatus, DiskStatus, JournalStatus, PoolStatus, SnapshotStatus, Status,
+    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, JournalStatus, PoolStatus, SnapshotStatus,
+    Status,
 };
 pub use types::{Attributes, Extent, NewDisk, Node, PoolUsage, SetAttributes, SnapshotId, Whence};
 pub(crate) use volumes::{Entered, Result};

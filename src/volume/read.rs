@@ -132,21 +132,33 @@ impl Volumes {
         }
     }
 
+    /// Says in the log what can't be read, where it lies and whose it is (P8).
     fn give_up(&self, image: &Image, first: Block, error: &BlockError) -> VolumeError {
-        let device = match error {
-            BlockError::Checksum { place, .. } => {
-                self.metrics.checksum_errors.fetch_add(1, Relaxed);
-                self.cache.pool().name(place.device)
-            }
-            _ => String::new(),
-        };
+        if matches!(error, BlockError::Checksum { .. }) {
+            self.metrics.checksum_errors.fetch_add(1, Relaxed);
+        }
+        let device = error.place().map(|at| self.cache.pool().name(at.device));
+        let device = device.map_or_else(String::new, |name| format!(" on {name}"));
         let error = format!(
-            "{device} {error} (map {}, offset {})",
-            image.map.id,
+            "{} from offset {}{device}: {error}",
+            self.name_of(image),
             first.byte()
         );
         log::error!("read failed: {error}");
         VolumeError::Io(error)
+    }
+
+    /// What people call it.
+    fn name_of(&self, image: &Image) -> String {
+        let names = self.names.read();
+        let found = if image.epoch == Epoch::LIVE {
+            let disk = names.disk_over(image.map.id);
+            disk.map(|disk| disk.meta.lock().name.clone())
+        } else {
+            let snapshot = names.snapshot_at(image.map.id, image.epoch);
+            snapshot.map(|snapshot| snapshot.file_name())
+        };
+        found.unwrap_or_else(|| format!("something deleted (map {})", image.map.id))
     }
 
     fn try_read(

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::volumes::{Result, Volumes};
 use super::{
-    CacheStatus, DeviceStatus, DiskStatus, JournalStatus, Node, PoolStatus, PoolUsage,
-    SnapshotStatus, Status,
+    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, JournalStatus, Node, PoolStatus,
+    PoolUsage, SnapshotStatus, Status,
 };
 use crate::base::Timestamp;
 
@@ -14,6 +14,20 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     let second = time.0.div_euclid(1_000_000_000);
     jiff::Timestamp::from_second(second)
         .map_or_else(|_| time.0.to_string(), |time| time.to_string())
+}
+
+/// What to do about a state.
+fn advice(state: &str) -> Option<&'static str> {
+    match state.split_once(':')?.0 {
+        "paused" => Some(
+            "free space on the host's file system, delete disks or snapshots, or add a device \
+             ('snapmark device add'): it goes on by itself; nothing acknowledged is lost",
+        ),
+        _ => Some(
+            "reads go on, and nothing acknowledged is lost; find the cause, then unmount and \
+             mount again",
+        ),
+    }
 }
 
 impl Volumes {
@@ -28,14 +42,23 @@ impl Volumes {
         }
     }
 
+    /// How long something has waited for space on the host, in all.
+    #[must_use]
+    pub fn paused_for(&self) -> std::time::Duration {
+        self.cache.paused_for()
+    }
+
     /// The whole state.
     #[must_use]
     pub fn status(&self) -> Status {
         let usage = self.cache.usage();
         let segment = self.geometry.segment_bytes();
-        let space = usage.space;
+        let (space, state) = (usage.space, self.state());
         Status {
-            state: self.cache.halt().reason().unwrap_or("ok").to_owned(),
+            advice: advice(&state).map(str::to_owned),
+            paused_seconds: self.cache.paused_for().as_secs(),
+            warnings: self.space_warnings(),
+            state,
             store: crate::ondisk::Uuid(self.cache.catalog().uuid()).to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             segment,
@@ -66,6 +89,16 @@ impl Volumes {
         }
     }
 
+    fn state(&self) -> String {
+        if let Some(reason) = self.cache.halt().reason() {
+            return format!("halted: {reason}");
+        }
+        match self.cache.paused() {
+            Some(reason) => format!("paused: no space on the host: {reason}"),
+            None => "ok".to_owned(),
+        }
+    }
+
     fn device_status(&self) -> Result<Vec<DeviceStatus>> {
         let view = self.cache.catalog().view();
         let segment = self.geometry.segment_bytes();
@@ -83,6 +116,14 @@ impl Volumes {
                 size: device.slots * segment,
                 used: device.slots.saturating_sub(free) * segment,
                 allocated: device.allocated,
+                host_available: device.host.map(|host| host.available),
+                errors: DeviceErrors {
+                    read: device.failures.reads,
+                    write: device.failures.writes,
+                    sync: device.failures.syncs,
+                    punch: device.failures.punches,
+                    last: device.failures.last,
+                },
             });
         }
         Ok(list)

@@ -7,8 +7,18 @@ use super::ScrubStatus;
 /// The state of a mounted store. Sizes are bytes, times RFC 3339 UTC.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// `ok`, or why the store has halted.
+    /// `ok`; or `paused: ` and what waits for space on the host; or `halted: ` and why the store
+    /// has stopped writing.
     pub state: String,
+    /// What to do, where it is not `ok`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+    /// Seconds that something has waited for space on the host, in all.
+    #[serde(default)]
+    pub paused_seconds: u64,
+    /// Where space runs low, in words.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// The store's UUID.
     pub store: String,
     /// Version of the program that serves it.
@@ -89,6 +99,28 @@ pub struct DeviceStatus {
     pub used: u64,
     /// Bytes that the host has allocated for it.
     pub allocated: u64,
+    /// Bytes left on the host's file system, where the device takes them as it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_available: Option<u64>,
+    /// Calls on it that have failed since the store was mounted.
+    #[serde(default)]
+    pub errors: DeviceErrors,
+}
+
+/// How often calls on a device have failed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeviceErrors {
+    /// Reads.
+    pub read: u64,
+    /// Writes.
+    pub write: u64,
+    /// Syncs.
+    pub sync: u64,
+    /// Punches of holes.
+    pub punch: u64,
+    /// The last failure in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
 }
 
 /// A disk.

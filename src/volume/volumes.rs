@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::low_space::Told;
 use super::namespace::{Disk, Namespace, Snapshot};
 use super::{Metrics, Node, Scrub, ScrubConfig, VolumeError};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
 use crate::ondisk::journal::Op;
+use crate::store::CatalogError;
 
 /// The largest disk, in bytes: 1 PiB.
 pub const MAX_DISK_SIZE: u64 = 1 << 50;
@@ -21,6 +23,8 @@ pub struct VolumeConfig {
     pub cache: CacheConfig,
     /// The destage priority of a disk that has none of its own, by its name.
     pub priority: Box<dyn Fn(&str) -> u8 + Send + Sync>,
+    /// Percentages in use at which low space is warned of.
+    pub warn: Vec<u8>,
     /// Where device paths that do not start with `/` begin.
     pub store_dir: std::path::PathBuf,
     /// The online data check.
@@ -40,6 +44,8 @@ pub struct Volumes {
     pub(super) largest_write: u64,
     /// Held while a device is added, so that no two get one number. Nothing else waits for it.
     pub(super) adding_device: Mutex<()>,
+    /// What the log was told of low space.
+    pub(super) told: Told,
     pub(super) scrub: Scrub,
 }
 
@@ -69,10 +75,16 @@ impl Volumes {
             geometry,
             largest_write,
             adding_device: Mutex::default(),
+            told: Told::default(),
         });
-        if let Err(error) = volumes.finish_removals() {
-            volumes.cache.stop();
-            return Err(error);
+        match volumes.finish_removals() {
+            // The next opening sees to it.
+            Err(error @ VolumeError::HostFull(_)) => log::warn!("not all is removed: {error}"),
+            Err(error) => {
+                volumes.cache.stop();
+                return Err(error);
+            }
+            Ok(()) => {}
         }
         volumes.scrub.take_up();
         Ok(volumes)
@@ -102,10 +114,19 @@ impl Volumes {
         &self,
         build: impl Fn(&Namespace, &Lines<'_>) -> Result<Op>,
     ) -> Result<Entered> {
+        self.commit_op_over(1, build)
+    }
+
+    /// As [`commit_op`](Self::commit_op), for an op over so many disks.
+    pub(crate) fn commit_op_over(
+        &self,
+        disks: usize,
+        build: impl Fn(&Namespace, &Lines<'_>) -> Result<Op>,
+    ) -> Result<Entered> {
         let mut waits = None;
         loop {
             let mut names = self.names.write();
-            let entered = self.cache.enter_op(|lines| {
+            let entered = self.cache.enter_op(disks, |lines| {
                 let op = build(&names, lines)?;
                 let disks = names.apply(&op, lines, &self.config.priority)?;
                 Ok::<_, VolumeError>((op, disks))
@@ -118,7 +139,7 @@ impl Volumes {
                 }
                 None => {
                     waits.get_or_insert_with(|| self.cache.op_waits());
-                    self.cache.wait_for_room();
+                    self.cache.wait_for_room()?;
                 }
             }
         }
@@ -180,11 +201,14 @@ impl Volumes {
     pub fn close_store(&self) -> Result<()> {
         self.scrub.close();
         self.cache.close()?;
-        self.cache
-            .catalog()
-            .checkpoint()
-            .map_err(CacheError::from)?;
-        Ok(())
+        match self.cache.catalog().checkpoint() {
+            Err(error @ CatalogError::NoRoom(_)) => {
+                // The log has it all.
+                log::warn!("no checkpoint, the next opening takes longer: {error}");
+                Ok(())
+            }
+            done => Ok(done?),
+        }
     }
 
     /// Stops the workers where they stand: for tests of what a crash leaves.
@@ -227,6 +251,7 @@ impl From<CacheError> for VolumeError {
         match error {
             CacheError::Halted(reason) => Self::Halted(reason),
             CacheError::NoSpace { needed, available } => Self::NoSpace { needed, available },
+            CacheError::HostFull(reason) => Self::HostFull(reason),
             CacheError::Gone => Self::NotFound("the disk".to_owned()),
             other => Self::Io(other.to_string()),
         }

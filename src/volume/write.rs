@@ -15,7 +15,7 @@ use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Extent, VolumeError};
 use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, Seq, now};
-use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn};
+use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn, in_a_hurry};
 use crate::ondisk::journal::Op;
 
 /// The blocks at the ends of a range that it covers only in part, as they were when looked at.
@@ -76,6 +76,15 @@ impl Volumes {
             .write
             .record(done.is_ok(), data.len() as u64, started.elapsed());
         done
+    }
+
+    /// As [`write`](Self::write), for a thread that others wait for: where the host has no space,
+    /// and this would have to wait for some, it fails at once.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_in_a_hurry(&self, disk: DiskId, offset: u64, data: &[u8]) -> Result<()> {
+        in_a_hurry(|| self.write(disk, offset, data))
     }
 
     fn write_pieces(&self, id: DiskId, offset: u64, data: &[u8]) -> Result<()> {

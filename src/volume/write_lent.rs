@@ -23,7 +23,8 @@ pub(super) struct Filled {
 impl Volumes {
     /// Writes the segments that a write covers whole to slots, if there are any and slots for
     /// them. No lock is held, and nothing refers to the slots before the write is appended: where
-    /// this fails, or the append does, they are given back.
+    /// this fails, or the append does, they are given back. Where the host has no space for them
+    /// the write goes the ordinary way: the cache may have room until there is some.
     pub(super) fn fill_lent(&self, offset: u64, data: &[u8]) -> Result<Option<Filled>> {
         let segment = self.geometry.segment_bytes();
         let end = offset + data.len() as u64;
@@ -39,8 +40,14 @@ impl Volumes {
         let fill = |(slot, piece): (Lent, &[u8])| slot.fill(self.cache.pool(), piece);
         let lent: std::result::Result<Vec<_>, _> =
             slots.into_iter().zip(pieces).map(fill).collect();
-        let lent = lent?;
-        Ok(Some(Filled { bytes, lent }))
+        match lent {
+            Ok(lent) => Ok(Some(Filled { bytes, lent })),
+            Err(error) if error.is_no_room() => Ok(None),
+            Err(error) => {
+                self.cache.halt().set(&error);
+                Err(error.into())
+            }
+        }
     }
 
     /// Appends a write whose whole segments lie in slots: one record, so that a marker falls

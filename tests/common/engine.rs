@@ -25,6 +25,8 @@ pub struct Shape {
     pub batch: u64,
     pub interval: Duration,
     pub volatile: bool,
+    /// How long writers wait for a full host.
+    pub patience: Duration,
 }
 
 impl Default for Shape {
@@ -37,6 +39,7 @@ impl Default for Shape {
             batch: 256 << 10,
             interval: Duration::from_millis(3),
             volatile: false,
+            patience: Duration::from_secs(60),
         }
     }
 }
@@ -135,10 +138,12 @@ impl Engine {
             volatile: shape.volatile,
             interval: shape.interval,
             batch: shape.batch,
+            patience: shape.patience,
         };
         let config = VolumeConfig {
             cache,
             priority: Box::new(|name| u8::from(name.ends_with('3'))),
+            warn: vec![80, 95],
             store_dir: "/nowhere".into(),
             scrub: ScrubConfig::default(),
         };

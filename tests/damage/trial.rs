@@ -33,6 +33,7 @@ pub fn shape() -> Shape {
         batch: 256 << 10,
         interval: Duration::from_secs(3600),
         volatile: false,
+        patience: Duration::from_secs(60),
     }
 }
 

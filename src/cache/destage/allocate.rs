@@ -142,6 +142,14 @@ impl Allocator {
         })
     }
 
+    /// Counts a slot that was not promised, which [`take`](Self::take) will hand out. Whether there
+    /// is one.
+    pub fn spend_spare(&mut self) -> bool {
+        let left = self.spare.checked_sub(1);
+        self.spare = left.unwrap_or(0);
+        left.is_some()
+    }
+
     /// A free slot that nobody was promised.
     pub fn take_spare(&mut self) -> Option<NewSlot> {
         self.spare = self.spare.checked_sub(1)?;
@@ -150,10 +158,14 @@ impl Allocator {
 
     /// A slot for new data.
     pub fn take(&mut self) -> Option<NewSlot> {
-        match self.stock.take() {
-            Some(place) => Some(NewSlot { place, lent: true }),
-            None => self.take_free().map(|place| NewSlot { place, lent: false }),
-        }
+        let lent = |place| NewSlot { place, lent: true };
+        let free = |place| NewSlot { place, lent: false };
+        // One on a device for which the host had no space only where there is no other.
+        let full = self.stock.full();
+        let found = self.stock.take().map(lent);
+        let found = found.or_else(|| self.take_free(&full).map(free));
+        let found = found.or_else(|| self.stock.take_any().map(lent));
+        found.or_else(|| self.take_free(&[]).map(free))
     }
 
     /// Free slots that are to fill up the stock with the next commit, after a batch that took so
@@ -163,15 +175,18 @@ impl Allocator {
         if missing > 0 {
             self.prepare(view, self.stock.ready() + missing)?;
         }
-        Ok(std::iter::from_fn(|| self.take_free())
+        let full = self.stock.full();
+        Ok(std::iter::from_fn(|| self.take_free(&full))
             .take(missing as usize)
             .collect())
     }
 
-    /// A free slot; the devices take turns.
-    fn take_free(&mut self) -> Option<Place> {
+    /// A free slot of another device than these; the devices take turns.
+    fn take_free(&mut self, not: &[DeviceNo]) -> Option<Place> {
         loop {
-            let mut from = self.devices.pop_front()?;
+            let may = |runs: &DeviceRuns| !not.contains(&runs.device);
+            let next = self.devices.iter().position(may)?;
+            let mut from = self.devices.remove(next)?;
             let Some(run) = from.runs.front_mut() else {
                 continue;
             };

@@ -10,7 +10,8 @@ use crate::ondisk::Change;
 const MAX_OPS: usize = 512;
 
 impl Destager {
-    /// Applies all ops that are due, as one commit.
+    /// Applies all ops that are due, as one commit. Where the host has no space for it, they are
+    /// queued as before.
     pub(super) fn apply_ops(&mut self) -> Result<(), CacheError> {
         let ops = self.cache.queue.lock().take_ready_ops(MAX_OPS);
         let Some(last) = ops.last().map(|op| op.seq) else {
@@ -33,8 +34,12 @@ impl Destager {
         );
         let changes = draft.changes()?;
         drop(view);
-        self.cache.catalog.commit(&changes)?;
+        let done = self.cache.catalog.commit(&changes);
         let mut queue = self.cache.queue.lock();
+        if let Err(error) = done {
+            queue.put_back(ops);
+            return Err(error.into());
+        }
         queue.applying = None;
         for disk in removed {
             queue.disks.remove(&disk);

@@ -18,15 +18,28 @@ impl Destager {
         self.move_tail()?;
         self.reclaim_some()?;
         self.holes.step(&self.cache.pool);
-        // A reap copies blocks of live versions, which must be what their checksums say.
-        if self.cache.queue.lock().is_unsettled() {
+        // A reap copies blocks of live versions, which must be what their checksums say. In a pause
+        // it copies nothing, and what it frees may be what ends the pause.
+        if !self.cache.pause.is_paused() && self.cache.queue.lock().is_unsettled() {
             return Ok(());
         }
         let due = self.reaps.iter().position(Reap::is_due);
         if let Some(mut reap) = due.and_then(|at| self.reaps.remove(at)) {
-            match self.reap_some(&mut reap)? {
-                Step::More => self.reaps.push_front(reap),
-                Step::Done => self.finish_reap(reap.map)?,
+            let step = self.reap_some(&mut reap);
+            let step = step.and_then(|step| match step {
+                Step::More => Ok(Step::More),
+                Step::Done => self.finish_reap(reap.map).map(|()| Step::Done),
+            });
+            match step {
+                Ok(Step::More) => self.reaps.push_front(reap),
+                Ok(Step::Done) => {}
+                Err(error) => {
+                    reap.put_off();
+                    self.reaps.push_back(reap);
+                    // What it was to copy has no place on the host; the next step copies nothing.
+                    let copies = matches!(error, CacheError::Pool(_)) && error.is_no_room();
+                    return if copies { Ok(()) } else { Err(error) };
+                }
             }
         }
         Ok(())
@@ -46,7 +59,15 @@ impl Destager {
             pool: &cache.pool,
             slots: &mut self.slots,
             work: &mut work,
-        })?;
+            frugal: cache.pause.is_paused() || !cache.stock.full().is_empty(),
+        });
+        let step = match step {
+            Ok(step) => step,
+            Err(error) => {
+                self.drop_work(work);
+                return Err(error);
+            }
+        };
         drop(view);
         self.commit(work)?;
         let mut queue = cache.queue.lock();

@@ -35,13 +35,20 @@ pub(super) struct Settled {
     pub has_slot: bool,
 }
 
-/// Takes runs of up to `limit` bytes together. Where the journal is filling, the disk with the
+/// Takes runs of up to `limit` bytes together, of one disk alone if it is named. Where the journal is filling, the disk with the
 /// oldest record goes first; else the one with the highest priority.
-pub(super) fn collect(queue: &Queue, geometry: Geometry, limit: u64, by_age: bool) -> Vec<Run> {
+pub(super) fn collect(
+    queue: &Queue,
+    geometry: Geometry,
+    limit: u64,
+    by_age: bool,
+    only: Option<DiskId>,
+) -> Vec<Run> {
     let by_age = by_age || queue.ring_is_filling();
     let mut order: Vec<_> = queue
         .disks
         .iter()
+        .filter(|(id, _)| only.is_none_or(|only| **id == only))
         .filter_map(|(id, disk)| Some((id, disk, disk.records.front()?.seq())))
         .collect();
     order.sort_by_key(|(_, disk, seq)| (if by_age { 0 } else { u8::MAX - disk.priority }, *seq));
@@ -271,6 +278,15 @@ pub(super) fn mark_done(queue: &mut Queue, runs: &[Run]) {
         runs.iter()
             .flat_map(|run| &run.records)
             .for_each(|record| ring.done(record.seq()));
+    }
+}
+
+/// There was no such commit.
+pub(super) fn mark_undone(queue: &mut Queue, runs: &[Run]) {
+    if let Some(ring) = &mut queue.ring {
+        runs.iter()
+            .flat_map(|run| &run.records)
+            .for_each(|record| ring.undone(record.seq()));
     }
 }
 

@@ -9,7 +9,7 @@ use super::super::CacheError;
 use super::allocate::Allocator;
 use super::segment::{Context, Layer, MAX_LAYERS, Update, is_thin};
 use super::work::{Data, Work};
-use crate::base::{BlockMask, Epoch};
+use crate::base::{BlockMask, Epoch, Place};
 use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
 
 /// Own layers that are put together into one with what comes next.
@@ -29,13 +29,14 @@ impl Context<'_> {
         let (key, mut top) = own[0];
         let lower = &own[1..];
         let mut left = update.data();
-        self.change_top(&mut top, update, &mut left, work);
+        let may_fill = self.may_fill(&top, &left, slots);
+        self.change_top(&mut top, update, &mut left, may_fill, work);
         let mut hidden = top.covered();
         let mut changed = Vec::new();
         for (key, layer) in lower {
             let mut layer = *layer;
             let here = left.and(&layer.data.minus(&hidden));
-            fill_some(layer.extent(), update, &here, work);
+            overwrite_some(layer.extent(), update, &here, work);
             left = left.minus(&here);
             hidden = hidden.or(&layer.covered());
             clear(&mut layer, &update.zero, work);
@@ -67,22 +68,34 @@ impl Context<'_> {
         Ok((on_top.unwrap_or(top), merged))
     }
 
+    /// Whether blocks that a layer does not have yet may be written to its place. Not those that
+    /// are dead in a pack: a hole is still to be made there. Nor where the host has no space for
+    /// them, if a slot elsewhere can be spared: nobody promised one.
+    fn may_fill(&self, top: &Descriptor, blocks: &BlockMask, slots: &mut Allocator) -> bool {
+        let is_full = |at: Place| self.full.contains(&at.device);
+        top.has_own_slot()
+            && (blocks.minus(&top.data).is_empty()
+                || !top.place.is_some_and(is_full)
+                || !slots.spend_spare())
+    }
+
     /// What of an update the top layer takes in place. `left` is what it does not.
     fn change_top(
         &self,
         top: &mut Descriptor,
         update: &Update,
         left: &mut BlockMask,
+        may_fill: bool,
         work: &mut Work,
     ) {
-        // Not what is dead in a pack: a hole is still to be made there.
-        let room = if top.has_own_slot() {
+        let room = if may_fill {
             BlockMask::full(self.geometry)
         } else {
             top.data
         };
         let here = left.and(&room);
-        fill_some(top.extent(), update, &here, work);
+        overwrite_some(top.extent(), update, &here.and(&top.data), work);
+        fill_some(top.extent(), update, &here.minus(&top.data), work);
         *left = left.minus(&here);
         let zero = top.zero.minus(&here);
         *top = Descriptor::new(top.birth, top.extent(), top.data.or(&here), zero);
@@ -197,6 +210,16 @@ fn fill_some(to: Option<Extent>, update: &Update, blocks: &BlockMask, work: &mut
     for block in blocks.iter() {
         if let Some(frame) = update.frames.get(&block) {
             work.write(&to, block, Data::Frame(frame.clone()));
+        }
+    }
+}
+
+/// As [`fill_some`], where the layer has these blocks already.
+fn overwrite_some(to: Option<Extent>, update: &Update, blocks: &BlockMask, work: &mut Work) {
+    let Some(to) = to else { return };
+    for block in blocks.iter() {
+        if let Some(frame) = update.frames.get(&block) {
+            work.overwrite(&to, block, Data::Frame(frame.clone()));
         }
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Tools<'a> {
     pub pool: &'a Pool,
     pub slots: &'a mut Allocator,
     pub work: &'a mut Work,
+    /// Nothing is to be copied: the host has no space for it.
+    pub frugal: bool,
 }
 
 /// A version that stays, and those below it that go.
@@ -54,6 +56,10 @@ impl Merge {
     pub fn plan(self, tools: &mut Tools<'_>) -> Result<bool, CacheError> {
         if self.going.is_empty() {
             return Ok(true);
+        }
+        let showing = self.sources.iter().filter(|(_, shows)| !shows.is_empty());
+        if tools.frugal && showing.count() > 1 {
+            return Ok(false);
         }
         let Ok(to) = self.target(tools) else {
             return Ok(false);

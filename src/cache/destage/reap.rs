@@ -58,6 +58,12 @@ impl Reap {
         self.not_before.is_none_or(|time| Instant::now() >= time)
     }
 
+    /// Begins again a little later: the host has no space just now for what a step writes.
+    pub fn put_off(&mut self) {
+        self.restart();
+        self.not_before = Some(Instant::now() + LATER);
+    }
+
     /// Begins again: something else went away.
     pub fn restart(&mut self) {
         *self = Self::new(self.map);
@@ -115,8 +121,7 @@ impl Reap {
             self.left |= !seen.sift(segment, tools)?;
         }
         if through && self.left {
-            *self = Self::new(self.map);
-            self.not_before = Some(Instant::now() + LATER);
+            self.put_off();
             return Ok(Step::More);
         }
         Ok(if through { Step::Done } else { Step::More })

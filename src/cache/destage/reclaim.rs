@@ -67,11 +67,17 @@ impl Reclaim {
         pool: &Pool,
         blocks: usize,
     ) -> Result<usize, CacheError> {
-        let ready = self
+        let ready: Vec<_> = self
             .waiting
             .iter()
             .take(CHUNK)
-            .take_while(|(generation, _)| catalog.quiesced(*generation));
+            .take_while(|(generation, _)| catalog.quiesced(*generation))
+            .collect();
+        if ready.is_empty() {
+            return Ok(0);
+        }
+        // A commit that failed must not come back with a crash and lead to what is punched now.
+        catalog.withdraw()?;
         let deadline = Instant::now() + AT_ONCE;
         let mut changes = Vec::new();
         for (_, place) in ready {

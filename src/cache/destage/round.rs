@@ -15,9 +15,12 @@ use super::reap::Reap;
 use super::reclaim::Reclaim;
 use super::signals::Wake;
 use crate::base::sync::thread;
+use crate::base::{DeviceNo, DiskId};
 
 /// Batches by priority, after which the oldest record has its turn.
 const BY_PRIORITY: u32 = 8;
+/// Pause between two attempts while the host has no space, at the most.
+const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two pieces of background work.
 const BACKGROUND_PAUSE: Duration = Duration::from_millis(1);
 
@@ -31,6 +34,8 @@ pub(in crate::cache) struct Destager {
     pub(super) pace: Pace,
     /// Slots that writers took and that a commit adopted, until the promises know of it.
     pub(super) ended: u64,
+    /// Background work found no space on the host; not again before this.
+    put_off: Option<Instant>,
 }
 
 impl Destager {
@@ -67,6 +72,7 @@ impl Destager {
             holes: Holes::default(),
             pace: Pace::default(),
             ended: 0,
+            put_off: None,
         };
         let cache = destager.cache.clone();
         // A panic must not leave those who wait for destaging waiting. What it may have left half
@@ -83,31 +89,82 @@ impl Destager {
 
     fn rounds(&mut self) -> Result<(), CacheError> {
         let mut last = Instant::now();
-        let interval = self.cache.config.interval;
         loop {
-            let idle = !self.reaps.iter().any(Reap::is_due)
-                && self.reclaim.is_empty()
-                && self.holes.is_empty();
-            let pause = if idle { interval } else { BACKGROUND_PAUSE };
-            let left = interval.saturating_sub(last.elapsed());
-            match self.cache.signals.wait(pause.min(left)) {
+            let (wake, mut drained) = (self.wait(last), false);
+            let done = match wake {
                 Wake::Stop => {
                     self.holes.finish(&self.cache.pool);
                     return Ok(());
                 }
-                Wake::Idle if last.elapsed() < interval => {}
-                Wake::Refill => self.refill()?,
+                Wake::Idle if last.elapsed() < self.interval() => Ok(()),
+                Wake::Refill => self.refill(),
                 Wake::Idle | Wake::Asked => {
-                    self.drain()?;
-                    last = Instant::now();
+                    let done = self.drain();
+                    (last, drained) = (Instant::now(), true);
+                    self.put_off = None;
+                    done
                 }
+            };
+            let mut fits = self.fits(done)?;
+            if self.put_off.is_none_or(|time| Instant::now() > time) {
+                let done = self.background();
+                let tidied = self.fits(done)?;
+                self.put_off = (!tidied).then(|| Instant::now() + RETRY);
             }
-            self.background()?;
+            fits &= self.put_off.is_none();
+            if drained && fits {
+                self.cache.pause.clear();
+            }
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn wait(&self, last: Instant) -> Wake {
+        let idle = !self.reaps.iter().any(Reap::is_due)
+            && self.reclaim.is_empty()
+            && self.holes.is_empty();
+        let interval = self.interval();
+        let pause = if idle || self.put_off.is_some() {
+            interval
+        } else {
+            BACKGROUND_PAUSE
+        };
+        let time = pause.min(interval.saturating_sub(last.elapsed()));
+        if self.cache.pause.is_paused() {
+            self.cache.signals.wait_paused(time)
+        } else {
+            self.cache.signals.wait(time)
+        }
+    }
+
+    /// How long a record rests at the most before the next attempt to move it.
+    fn interval(&self) -> Duration {
+        let interval = self.cache.config.interval;
+        if self.cache.pause.is_paused() {
+            interval.min(RETRY)
+        } else {
+            interval
+        }
+    }
+
+    /// Whether there was space on the host for it. If not, it is tried again by and by; any other
+    /// failure is final.
+    fn fits(&self, done: Result<(), CacheError>) -> Result<bool, CacheError> {
+        match done {
+            Err(error) if error.is_no_room() => {
+                self.cache.pause.set(&error);
+                self.cache.room.notify_all();
+                Ok(false)
+            }
+            done => done.map(|()| true),
         }
     }
 
     /// Destages all that is queued now.
     fn drain(&mut self) -> Result<(), CacheError> {
+        if self.cache.pause.is_paused() {
+            return self.drain_what_fits();
+        }
         let target = self.cache.newest();
         for batch in 0u32.. {
             self.cache.halt.check()?;
@@ -123,25 +180,75 @@ impl Destager {
             }
             if ready {
                 self.apply_ops()?;
-            } else {
-                let awaited = oldest.is_some_and(|oldest| self.cache.signals.awaits(oldest));
-                let done = self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY);
-                self.unless_short(done)?;
+                continue;
+            }
+            let awaited = oldest.is_some_and(|oldest| self.cache.signals.awaits(oldest));
+            let full = self.cache.stock.full();
+            let done = self.destage_batch(awaited || batch % (BY_PRIORITY + 1) == BY_PRIORITY);
+            match self.unless_short(done) {
+                Err(error) if error.is_no_room() => {
+                    if !self.is_room_beside(&full)? {
+                        return self.drain_what_fits();
+                    }
+                }
+                done => done?,
             }
         }
         Ok(())
     }
 
+    /// While the host has no space: the ops that are due, and of each disk what comes before a
+    /// write that needs space. Fails as such a write did, if there was one.
+    fn drain_what_fits(&mut self) -> Result<(), CacheError> {
+        let target = self.cache.newest();
+        let disks: Vec<DiskId> = self.cache.queue.lock().disks.keys().copied().collect();
+        let mut no_room = None;
+        for disk in disks {
+            loop {
+                self.cache.halt.check()?;
+                if self.cache.signals.stopping() {
+                    return Ok(());
+                }
+                while self.cache.queue.lock().op_ready() {
+                    self.apply_ops()?;
+                }
+                let (next, removal) = {
+                    let queue = self.cache.queue.lock();
+                    (queue.next_data(disk), queue.removal_of(disk))
+                };
+                if next.is_none_or(|next| next > target) {
+                    break;
+                }
+                let full = self.cache.stock.full();
+                let done = match removal {
+                    Some(removal) => self.drop_data_of(disk, removal),
+                    None => self.destage_some_of(disk),
+                };
+                match self.unless_short(done) {
+                    Err(error) if error.is_no_room() => {
+                        if !self.is_room_beside(&full)? {
+                            no_room = Some(error);
+                            break;
+                        }
+                    }
+                    done => done?,
+                }
+            }
+        }
+        no_room.map_or(Ok(()), Err)
+    }
+
+    /// Whether a device turned out to be full that was not among these, and another one has slots.
+    fn is_room_beside(&self, known: &[DeviceNo]) -> Result<bool, CacheError> {
+        let full = self.full_beside_others()?;
+        Ok(full.iter().any(|device| !known.contains(device)))
+    }
+
     /// A batch that found too few slots is tried again as long as some wait only for their last
-    /// reader. What it may have written in place till then no commit knows, so nobody may look
-    /// at that before all that is queued is through.
+    /// reader.
     fn unless_short(&mut self, done: Result<(), CacheError>) -> Result<(), CacheError> {
         match done {
             Err(CacheError::NoSpace { .. }) if self.cache.catalog.view().space().pending > 0 => {
-                self.slots.forget();
-                let mut queue = self.cache.queue.lock();
-                queue.promises.let_go();
-                queue.unsettle();
                 Ok(())
             }
             done => done,

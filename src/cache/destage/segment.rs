@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::super::{CacheError, Frame, Lent, MapState};
 use super::allocate::Allocator;
 use super::work::{Data, Work};
-use crate::base::{BlockMask, Epoch, Geometry, MapId, SegmentNo};
+use crate::base::{BlockMask, DeviceNo, Epoch, Geometry, MapId, SegmentNo};
 use crate::ondisk::{Change, Descriptor, Extent, Origin, VersionKey};
 use crate::store::{At, Pool, Source, View};
 
@@ -77,6 +77,18 @@ impl Update {
         }
     }
 
+    /// It brings nothing any more: nobody will see it.
+    pub fn forget(&mut self) {
+        *self = Self {
+            writes: self.writes,
+            ..Self::default()
+        };
+    }
+
+    pub fn is_nothing(&self) -> bool {
+        self.frames.is_empty() && self.lent.is_none() && self.zero.is_empty()
+    }
+
     pub fn data(&self) -> BlockMask {
         let mut mask = BlockMask::EMPTY;
         self.frames.keys().for_each(|block| mask.insert(*block));
@@ -108,6 +120,8 @@ pub(super) struct Context<'a> {
     /// The map's queued writes, where an earlier batch may have put some of them in place already
     /// without a commit; see `Queue::unsettled`.
     pub unsettled: Option<&'a MapState>,
+    /// Devices that the host has no space for, where there are others: what is new goes to those.
+    pub full: &'a [DeviceNo],
 }
 
 /// A version, and what it is found by.
@@ -129,6 +143,14 @@ pub(super) struct Outcome {
     pub allocated: i64,
     /// Whether the segment has a slot of this epoch now.
     pub has_slot: bool,
+}
+
+impl Outcome {
+    /// As it was.
+    pub const NOTHING: Self = Self {
+        allocated: 0,
+        has_slot: false,
+    };
 }
 
 impl Context<'_> {

@@ -19,6 +19,8 @@ pub(in crate::cache) struct Signals {
 struct Asked {
     hurry: bool,
     flush: Seq,
+    /// Something happened that may end a pause.
+    help: bool,
     refill: bool,
     stop: bool,
 }
@@ -49,6 +51,15 @@ impl Signals {
         let mut asked = self.asked.lock();
         asked.flush = asked.flush.max(seq);
         asked.hurry = true;
+        asked.help = true;
+        self.wake.notify_all();
+    }
+
+    /// Asks for a round now, even in a pause: there may be space, or something that makes some.
+    pub fn help(&self) {
+        let mut asked = self.asked.lock();
+        asked.hurry = true;
+        asked.help = true;
         self.wake.notify_all();
     }
 
@@ -76,6 +87,22 @@ impl Signals {
         self.asked.lock().stop
     }
 
+    /// Waits in a pause, for so long at the most. Those who wait for room don't cut it short: there
+    /// is none to be had.
+    pub(super) fn wait_paused(&self, time: Duration) -> Wake {
+        let mut asked = self.asked.lock();
+        if !asked.help && !asked.stop {
+            self.wake.wait_for(&mut asked, time);
+        }
+        // A flush that was asked for before asks again.
+        self.hurrying.store(true, Ordering::Release);
+        match (asked.stop, std::mem::take(&mut asked.help)) {
+            (true, _) => Wake::Stop,
+            (false, true) => Wake::Asked,
+            (false, false) => Wake::Idle,
+        }
+    }
+
     /// Waits for something to do, `interval` at the most.
     pub(super) fn wait(&self, interval: Duration) -> Wake {
         let mut asked = self.asked.lock();
@@ -85,6 +112,7 @@ impl Signals {
         let hurry = std::mem::take(&mut asked.hurry);
         self.hurrying.store(false, Ordering::Release);
         let refill = std::mem::take(&mut asked.refill);
+        asked.help = false;
         match (asked.stop, hurry) {
             (true, _) => Wake::Stop,
             (false, true) => Wake::Asked,

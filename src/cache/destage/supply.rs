@@ -6,6 +6,7 @@ use super::super::CacheError;
 use super::super::queue::Queue;
 use super::allocate::lend_changes;
 use super::round::Destager;
+use crate::base::DeviceNo;
 use crate::base::sync::thread;
 
 impl Destager {
@@ -39,7 +40,8 @@ impl Destager {
         let lent = self.slots.refill(&view, 0)?;
         drop(view);
         if !lent.is_empty() {
-            self.cache.catalog.commit(&lend_changes(&lent))?;
+            let done = self.cache.catalog.commit(&lend_changes(&lent));
+            done.inspect_err(|_| self.slots.forget())?;
             self.cache.stock.add(&lent);
             self.refresh_space();
         }
@@ -90,5 +92,23 @@ impl Destager {
         if let Some(ring) = &mut queue.ring {
             ring.release(view.marks().journal_seq);
         }
+    }
+
+    /// The devices that the host has no space for, where another one has slots; else nothing.
+    pub(super) fn full_beside_others(&self) -> Result<Vec<DeviceNo>, CacheError> {
+        let full = self.cache.stock.full();
+        if full.is_empty() {
+            return Ok(full);
+        }
+        let view = self.cache.catalog.view();
+        for record in view.devices()? {
+            let device = record.device;
+            if !full.contains(&device)
+                && view.free_slots_of(device)? + self.cache.stock.lent_of(device) > 0
+            {
+                return Ok(full);
+            }
+        }
+        Ok(Vec::new())
     }
 }

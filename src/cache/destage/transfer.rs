@@ -10,11 +10,11 @@ use super::super::space::{ClaimKey, PLENTY};
 use super::super::state::Cache;
 use super::super::throttle::Throttle;
 use super::allocate::lend_changes;
-use super::batch::{Run, Settled, collect, mark_done, segments, settle};
+use super::batch::{Run, Settled, collect, mark_done, mark_undone, segments, settle};
 use super::round::Destager;
-use super::segment::{Context, Update};
+use super::segment::{Context, Outcome, Update};
 use super::work::Work;
-use crate::base::{BLOCK_SIZE, SegmentNo};
+use crate::base::{BLOCK_SIZE, DeviceNo, DiskId, Place, SegmentNo, Seq};
 use crate::ondisk::Change;
 use crate::store::{At, View};
 
@@ -28,15 +28,62 @@ const RECLAIM_PATIENCE: Duration = Duration::from_millis(100);
 const READERS_PATIENCE: Duration = Duration::from_secs(1);
 /// Thin versions that go into a pack, at least, before the next is begun.
 const IN_A_PACK: u64 = 3;
+/// Bytes that a batch takes while the host has no space for larger ones.
+const SMALL_BATCH: u64 = 1 << 20;
 /// Blocks in a batch that says how fast destaging is.
 const MEASURED: u32 = 64;
 
 impl Destager {
     /// Destages one batch of data, the oldest first or by priority.
+    ///
+    /// Where the host has no space for it, all of it is queued as before.
     pub(super) fn destage_batch(&mut self, by_age: bool) -> Result<(), CacheError> {
-        let (geometry, started) = (self.cache.geometry, Instant::now());
         let limit = self.pace.limit(self.largest_batch());
-        let mut runs = collect(&self.cache.queue.lock(), geometry, limit, by_age);
+        let runs = collect(
+            &self.cache.queue.lock(),
+            self.cache.geometry,
+            limit,
+            by_age,
+            None,
+        );
+        self.destage_collected(runs, limit)
+    }
+
+    /// Destages one small batch of a disk.
+    pub(super) fn destage_some_of(&mut self, disk: DiskId) -> Result<(), CacheError> {
+        let limit = self.pace.limit(self.largest_batch()).min(SMALL_BATCH);
+        let runs = collect(
+            &self.cache.queue.lock(),
+            self.cache.geometry,
+            limit,
+            true,
+            Some(disk),
+        );
+        self.destage_collected(runs, limit)
+    }
+
+    /// Lets go of a disk's data that nobody will see, since the removal of the disk is queued
+    /// behind it. That has to be durable first: it must not be lost without the data (P6).
+    pub(super) fn drop_data_of(&mut self, disk: DiskId, removal: Seq) -> Result<(), CacheError> {
+        self.cache.sync_for_destage(removal)?;
+        let geometry = self.cache.geometry;
+        let runs = collect(
+            &self.cache.queue.lock(),
+            geometry,
+            u64::MAX,
+            true,
+            Some(disk),
+        );
+        let unseen = |run: Run| {
+            let mut updates = run.updates(geometry);
+            updates.values_mut().for_each(Update::forget);
+            (run, updates)
+        };
+        self.destage_runs(runs.into_iter().map(unseen).collect())
+    }
+
+    fn destage_collected(&mut self, mut runs: Vec<Run>, limit: u64) -> Result<(), CacheError> {
+        let (geometry, started) = (self.cache.geometry, Instant::now());
         let Some(last) = runs.iter().map(Run::last).max() else {
             return Ok(());
         };
@@ -63,6 +110,13 @@ impl Destager {
             self.prepare_slots(needed, READERS_PATIENCE)?;
         }
         let packs = writes as u64 / IN_A_PACK + 1;
+        // Each write may have to go elsewhere.
+        let full = self.full_beside_others()?;
+        let packs = if full.is_empty() {
+            packs
+        } else {
+            packs + writes as u64
+        };
         self.slots
             .allow(self.cache.queue.lock().promises.hold(packs, PLENTY));
         // Waiting for slots says nothing of how fast destaging is.
@@ -95,7 +149,7 @@ impl Destager {
         let budget = Cell::new(0);
         let mut needed = 0;
         for (run, updates) in runs {
-            let context = context(&self.cache, &view, run, &budget)?;
+            let context = context(&self.cache, &view, run, &budget, &[])?;
             for (segment, update) in updates {
                 needed += u64::from(context.needs_slot(*segment, update)?);
             }
@@ -112,6 +166,38 @@ impl Destager {
         let view = cache.catalog.view();
         self.slots.check_pack(&view)?;
         let mut work = Work::new(&self.cache);
+        let (done, settled) = match self.plan(runs, &view, &mut work, &budget) {
+            Ok(planned) => planned,
+            Err(error) => {
+                self.drop_work(work);
+                return Err(error);
+            }
+        };
+        let marks = {
+            let mut queue = cache.queue.lock();
+            mark_done(&mut queue, &done);
+            self.cache.marks(&queue, view.marks())
+        };
+        work.changes.push(Change::SetMarks(marks));
+        drop(view);
+        if let Err(error) = self.commit(work) {
+            mark_undone(&mut cache.queue.lock(), &done);
+            return Err(error);
+        }
+        self.let_go(done, settled);
+        Ok(())
+    }
+
+    /// Plans what becomes of the runs' segments.
+    fn plan(
+        &mut self,
+        runs: Vec<(Run, BTreeMap<SegmentNo, Update>)>,
+        view: &View,
+        work: &mut Work,
+        budget: &Cell<u64>,
+    ) -> Result<(Vec<Run>, Vec<Settled>), CacheError> {
+        let cache = self.cache.clone();
+        let full = self.full_beside_others()?;
         let mut settled = Vec::new();
         let mut done = Vec::with_capacity(runs.len());
         for (run, updates) in runs {
@@ -121,16 +207,13 @@ impl Destager {
                     what: format!("disk {}", run.disk),
                 });
             };
-            let context = context(&cache, &view, &run, &budget)?;
+            let context = context(&cache, view, &run, budget, &full)?;
             for (segment, update) in updates {
                 let writes = update.writes;
-                let outcome = match context.plan(segment, update, &mut self.slots, &mut work) {
-                    Ok(outcome) => outcome,
-                    Err(error) => {
-                        work.give_back();
-                        self.slots.close_pack();
-                        return Err(error);
-                    }
+                let outcome = if update.is_nothing() {
+                    Outcome::NOTHING
+                } else {
+                    context.plan(segment, update, &mut self.slots, work)?
                 };
                 disk.allocated = disk.allocated.saturating_add_signed(outcome.allocated);
                 let key = ClaimKey {
@@ -152,31 +235,35 @@ impl Destager {
             work.changes.push(Change::PutDisk(disk));
             done.push(run);
         }
-        let marks = {
-            let mut queue = self.cache.queue.lock();
-            mark_done(&mut queue, &done);
-            self.cache.marks(&queue, view.marks())
-        };
-        work.changes.push(Change::SetMarks(marks));
-        drop(view);
-        self.commit(work)?;
-        self.let_go(done, settled);
-        Ok(())
+        Ok((done, settled))
+    }
+
+    /// There will be no commit: as if the work had never been begun.
+    pub(super) fn drop_work(&mut self, work: Work) {
+        let unsettles = work.give_back();
+        self.slots.close_pack();
+        self.slots.forget();
+        let mut queue = self.cache.queue.lock();
+        queue.promises.let_go();
+        if unsettles {
+            queue.unsettle();
+        }
     }
 
     /// Data to devices, devices synced, catalog committed; then slots given up wait for reclaim.
-    /// The same commit lends out slots for the batches to come.
+    /// The same commit lends out slots for the batches to come. Where it fails the work is dropped.
     pub(super) fn commit(&mut self, mut work: Work) -> Result<(), CacheError> {
         if work.is_empty() {
             return Ok(());
         }
-        work.store(&self.cache.pool)?;
+        let lent = match self.store(&mut work) {
+            Ok(lent) => lent,
+            Err(error) => {
+                self.drop_work(work);
+                return Err(error);
+            }
+        };
         self.cache.destaged.fetch_add(work.bytes(), Relaxed);
-        let view = self.cache.catalog.view();
-        let lent = self.slots.refill(&view, work.taken().len() as u64)?;
-        drop(view);
-        work.changes.append(&mut lend_changes(&lent));
-        self.cache.catalog.commit(&work.changes)?;
         work.lent().iter().for_each(|lent| lent.adopt());
         self.ended += work.lent().len() as u64;
         self.cache.stock.adopted(&work.adopted());
@@ -186,6 +273,17 @@ impl Destager {
         self.reclaim.add(view.generation(), &given_up);
         self.holes.keep_few(&self.cache.pool);
         Ok(())
+    }
+
+    /// What may fail of a commit, and the commit itself. Returns the slots that it lent out.
+    fn store(&mut self, work: &mut Work) -> Result<Vec<Place>, CacheError> {
+        work.store(&self.cache.pool)?;
+        let view = self.cache.catalog.view();
+        let lent = self.slots.refill(&view, work.taken().len() as u64)?;
+        drop(view);
+        work.changes.append(&mut lend_changes(&lent));
+        self.cache.catalog.commit(&work.changes)?;
+        Ok(lent)
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.
@@ -222,7 +320,7 @@ impl Destager {
             let Some(last) = mapped.last().copied() else {
                 return Ok(());
             };
-            let context = context(&cache, &view, run, &budget)?;
+            let context = context(&cache, &view, run, &budget, &[])?;
             let mut work = Work::new(&self.cache);
             let mut allocated = 0;
             let mut settled = Vec::new();
@@ -271,6 +369,7 @@ fn context<'a>(
     view: &'a View,
     run: &'a Run,
     merge_budget: &'a Cell<u64>,
+    full: &'a [DeviceNo],
 ) -> Result<Context<'a>, CacheError> {
     let map = view.map(run.map.id)?;
     let map = map.ok_or_else(|| CacheError::Missing {
@@ -295,5 +394,6 @@ fn context<'a>(
         copy_on_write: cache.journal.is_none(),
         merge_budget,
         unsettled: unsettled.then_some(&*run.map),
+        full,
     })
 }

@@ -44,8 +44,13 @@ impl Data {
 pub(super) struct Work {
     catalog: Arc<Catalog>,
     stock: Arc<Stock>,
-    /// Still to be written.
+    /// Still to be written, to where nobody reads before the commit.
     writes: Vec<(Place, usize, Data)>,
+    /// To be written over what the catalog has a checksum of. They come last: once one of them is
+    /// begun, what failed before the commit can't be left as if it had never been.
+    overwrites: Vec<(Place, usize, Data)>,
+    /// Whether that has begun.
+    unsettles: bool,
     /// Bytes written already.
     written: u64,
     /// Checksums of what is written, and the devices that it is on.
@@ -71,6 +76,8 @@ impl Work {
             catalog: cache.catalog.clone(),
             stock: cache.stock.clone(),
             writes: Vec::new(),
+            overwrites: Vec::new(),
+            unsettles: false,
             written: 0,
             sums: Vec::new(),
             devices: BTreeSet::new(),
@@ -87,6 +94,11 @@ impl Work {
         self.writes.push((to.place, to.index(block), data));
     }
 
+    /// As [`write`](Self::write), over data that is live.
+    pub fn overwrite(&mut self, to: &Extent, block: usize, data: Data) {
+        self.overwrites.push((to.place, to.index(block), data));
+    }
+
     pub fn took(&mut self, slot: NewSlot) {
         self.taken.push(slot.place);
         if !slot.lent {
@@ -94,10 +106,12 @@ impl Work {
         }
     }
 
-    /// There will be no commit: slots that were lent for it are nobody's again.
-    pub fn give_back(self) {
+    /// There will be no commit: slots that were lent for it are nobody's again. Says whether live
+    /// blocks may hold something else now than the catalog's checksums say.
+    pub fn give_back(self) -> bool {
         let lent = self.taken.iter().filter(|at| !self.unlent.contains(at));
         self.stock.give_up(lent.copied());
+        self.unsettles
     }
 
     /// A slot that a writer filled, all but these blocks of it.
@@ -144,7 +158,7 @@ impl Work {
 
     /// Bytes that it writes, or has written.
     pub fn bytes(&self) -> u64 {
-        self.written + self.writes.len() as u64 * BLOCK as u64
+        self.written + (self.writes.len() + self.overwrites.len()) as u64 * BLOCK as u64
     }
 
     pub fn is_empty(&self) -> bool {
@@ -194,10 +208,18 @@ impl Work {
     /// alone: merging one segment may bring as many blocks as it has.
     fn write_out(&mut self, pool: &Pool) -> Result<(), CacheError> {
         self.lend()?;
+        let writes = std::mem::take(&mut self.writes);
+        self.write_all(pool, writes)
+    }
+
+    fn write_all(
+        &mut self,
+        pool: &Pool,
+        mut writes: Vec<(Place, usize, Data)>,
+    ) -> Result<(), CacheError> {
         let geometry = pool.geometry();
-        self.writes
-            .sort_by_key(|(place, block, _)| (*place, *block));
-        for run in self.writes.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
+        writes.sort_by_key(|(place, block, _)| (*place, *block));
+        for run in writes.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
             let Some((place, first, _)) = run.first() else {
                 continue;
             };
@@ -205,14 +227,14 @@ impl Work {
                 .iter()
                 .map(|(_, _, data)| IoSlice::new(data.bytes()))
                 .collect();
-            pool.write(*place, *first, &bufs)?;
+            let written = pool.write(*place, *first, &bufs).map_err(CacheError::from);
+            written.inspect_err(|error| self.stock.note_full(*place, error))?;
             let at = geometry.slot_block(place.slot) + *first as u64;
             let sums = run.iter().map(|(_, _, data)| data.checksum());
             push_sums(&mut self.sums, place.device, at, sums);
             self.devices.insert(place.device);
         }
-        self.written = self.bytes();
-        self.writes.clear();
+        self.written += writes.len() as u64 * BLOCK as u64;
         Ok(())
     }
 
@@ -231,6 +253,9 @@ impl Work {
     /// Writes all data, makes it durable, and adds what the commit must say of it.
     pub fn store(&mut self, pool: &Pool) -> Result<(), CacheError> {
         self.write_out(pool)?;
+        let overwrites = std::mem::take(&mut self.overwrites);
+        self.unsettles = !overwrites.is_empty();
+        self.write_all(pool, overwrites)?;
         let devices: Vec<DeviceNo> = self.devices.iter().copied().collect();
         pool.sync(&devices)?;
         let geometry = pool.geometry();

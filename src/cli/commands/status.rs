@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::base::ByteSize;
 use crate::cli::client::Mount;
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{count, print, print_json};
 use crate::control::render_devices;
 use crate::volume;
@@ -17,7 +17,10 @@ Examples:
   snapmark status                     of the only mount
   snapmark status /mnt/disks --json   everything, for programs
   cat /mnt/disks/.status              the same as YAML
-  cat /mnt/disks/.stats               the counters, for Prometheus";
+  cat /mnt/disks/.stats               the counters, for Prometheus
+
+Ends with 0 where the store is well, 6 where it waits for space on the host, 1 where it has
+stopped writing.";
 
 /// Show the state of a mounted store
 #[derive(Debug, Args)]
@@ -37,15 +40,42 @@ impl Status {
         let mount = Mount::at_or_only(self.mountpoint.as_deref())?;
         let status = mount.status()?;
         if self.json {
-            print_json(&status)
+            print_json(&status)?;
         } else {
             print(&format!(
-                "mount    {}\n{}",
+                "{}mount    {}\n{}",
+                trouble(&status),
                 mount.path().display(),
                 words(&status)
-            ))
+            ))?;
         }
+        verdict(&status)
     }
+}
+
+/// What comes before all else where the store is not well.
+fn trouble(status: &volume::Status) -> String {
+    match &status.advice {
+        Some(advice) => {
+            let (what, why) = status.state.split_once(':').unwrap_or((&status.state, ""));
+            format!("{}:{why}\n         {advice}\n\n", what.to_uppercase())
+        }
+        None => String::new(),
+    }
+}
+
+/// A store that has stopped writing, or waits for space, is a failure for scripts.
+fn verdict(status: &volume::Status) -> Result<(), Failure> {
+    let exit = match status.state.split(':').next() {
+        Some("halted") => Exit::Failed,
+        Some("paused") => Exit::NoSpace,
+        _ => return Ok(()),
+    };
+    let words = status.advice.as_deref().unwrap_or_default();
+    Err(Failure::new(
+        exit,
+        format!("the store is {}; {words}", status.state),
+    ))
 }
 
 fn words(status: &volume::Status) -> String {
@@ -88,6 +118,14 @@ fn words(status: &volume::Status) -> String {
         ),
         None => writeln!(text, "journal  none (volatile mode)"),
     };
+    for warning in &status.warnings {
+        let _ = writeln!(text, "warning  {warning}");
+    }
+    for device in &status.devices {
+        if let Some(last) = &device.errors.last {
+            let _ = writeln!(text, "error    {last}");
+        }
+    }
     let _ = writeln!(text, "scrub    {}", status.scrub);
     let _ = write!(
         text,
@@ -115,5 +153,22 @@ mod tests {
         let text = words(&volume::Status::default());
         assert!(text.contains("0 B used of 0 B (0 %)") && text.contains("volatile"));
         assert_eq!(percent(u64::MAX, u64::MAX), 100);
+    }
+
+    #[test]
+    fn a_store_that_is_not_well_says_so_first_and_in_its_exit_code() {
+        let state = |state: &str| volume::Status {
+            state: state.to_owned(),
+            advice: (state != "ok").then(|| "do this".to_owned()),
+            ..volume::Status::default()
+        };
+        assert_eq!(trouble(&state("ok")), "");
+        assert!(verdict(&state("ok")).is_ok());
+        let halted = state("halted: the disk burns");
+        assert!(trouble(&halted).starts_with("HALTED: the disk burns\n         do this\n"));
+        assert_eq!(verdict(&halted).unwrap_err().exit, Exit::Failed);
+        let paused = verdict(&state("paused: no space")).unwrap_err();
+        assert_eq!(paused.exit, Exit::NoSpace);
+        assert!(paused.message.contains("do this"));
     }
 }

@@ -36,7 +36,7 @@ fn errno(error: &VolumeError) -> Errno {
         VolumeError::Name(_) | VolumeError::Invalid(_) => Errno::EINVAL,
         VolumeError::Busy(_) => Errno::EBUSY,
         VolumeError::ReadOnly(_) => Errno::EROFS,
-        VolumeError::NoSpace { .. } => Errno::ENOSPC,
+        VolumeError::NoSpace { .. } | VolumeError::HostFull(_) => Errno::ENOSPC,
         VolumeError::TooBig { .. } => Errno::EFBIG,
         VolumeError::Halted(_) | VolumeError::Io(_) => Errno::EIO,
     }
@@ -65,6 +65,7 @@ mod tests {
         assert_eq!(of(VolumeError::Busy(name())), libc::EBUSY);
         assert_eq!(of(VolumeError::ReadOnly(name())), libc::EROFS);
         assert_eq!(of(full), libc::ENOSPC);
+        assert_eq!(of(VolumeError::HostFull(name())), libc::ENOSPC);
         assert_eq!(of(huge), libc::EFBIG);
         assert_eq!(of(VolumeError::Invalid(name())), libc::EINVAL);
         assert_eq!(of(VolumeError::Halted(name())), libc::EIO);

@@ -18,7 +18,7 @@ use super::directory::Owner;
 use super::file::{Allocation, NODE_FLAGS, disk, wants_sync};
 use super::handles::{Handle, NODE};
 use super::inode::Inode;
-use super::parking::Parking;
+use super::parking::{Parking, When};
 use super::workers::Workers;
 use super::{Answer, FuseOptions, Mount};
 use crate::base::BLOCK_SIZE;
@@ -74,13 +74,18 @@ impl Adapter {
     fn write_disk(&self, inode: Inode, offset: u64, data: &[u8], sync: bool, reply: ReplyWrite) {
         if self.mount.volumes.is_crowded(data.len()) {
             let mount = Arc::clone(&self.mount);
-            let late = move |data: &[u8]| {
-                let result = write_now(&mount, inode, offset, data);
+            let late = move |data: &[u8], when| {
+                let result = match when {
+                    When::Parked => write_now(&mount, inode, offset, data),
+                    // This thread answers reads too.
+                    When::NoRoom => disk(inode)
+                        .and_then(|id| Ok(mount.volumes.write_in_a_hurry(id, offset, data)?)),
+                };
                 let synced = result.and_then(|()| if sync { mount.sync() } else { Ok(()) });
                 written(reply, synced.map(|()| data.len()));
             };
             if let Err(late) = self.parking.park(data, late) {
-                late(data);
+                late(data, When::NoRoom);
             }
             return;
         }

@@ -14,6 +14,14 @@ const WRITES: usize = 4096;
 /// kernel with what it has not sent yet.
 const BYTES: usize = 8 << 20;
 
+/// Where a write is done.
+pub(super) enum When {
+    /// By a thread that may wait with it.
+    Parked,
+    /// By the thread that took it: there was no room to park it.
+    NoRoom,
+}
+
 /// The parking place.
 pub(super) struct Parking {
     workers: Workers,
@@ -31,7 +39,7 @@ impl Parking {
 
     /// Copies the data and has `write` called with it later. Where there is no room for it, gives
     /// `write` back.
-    pub(super) fn park<W: FnOnce(&[u8]) + Send + 'static>(
+    pub(super) fn park<W: FnOnce(&[u8], When) + Send + 'static>(
         &self,
         data: &[u8],
         write: W,
@@ -43,7 +51,7 @@ impl Parking {
         }
         let (data, bytes) = (data.to_vec(), Arc::clone(&self.bytes));
         self.workers.run(move || {
-            write(&data);
+            write(&data, When::Parked);
             bytes.fetch_sub(data.len(), AcqRel);
         });
         Ok(())
@@ -68,7 +76,7 @@ mod tests {
         let (done, written) = mpsc::channel();
         let block = vec![7; BYTES / 2];
         let first = done.clone();
-        let park = parking.park(&block, move |data| {
+        let park = parking.park(&block, move |data, _| {
             let _ = wait.recv();
             let _ = first.send(data.len());
         });
@@ -76,13 +84,13 @@ mod tests {
         let second = done.clone();
         assert!(
             parking
-                .park(&block, move |data| {
+                .park(&block, move |data, _| {
                     let _ = second.send(data.len());
                 })
                 .is_ok()
         );
         // The first still holds its half, so this is too much whatever became of the second.
-        assert!(parking.park(&vec![7; BYTES], |_| ()).is_err());
+        assert!(parking.park(&vec![7; BYTES], |_, _| ()).is_err());
         drop(release);
         parking.finish();
         assert_eq!(written.iter().take(2).sum::<usize>(), BYTES);
