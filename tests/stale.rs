@@ -181,6 +181,7 @@ fn unmount_takes_a_dead_mount_away_also_while_it_is_open() {
     // The same store, served elsewhere meanwhile: an unmount of the dead one does not wait for it.
     let other = store.dir().join("other");
     std::fs::create_dir(&other).unwrap();
+    let _away = common::Away(other.clone());
     run(SNAPMARK, ["mount".into(), store.store(), other.clone()]);
     let started = Instant::now();
     run(SNAPMARK, ["unmount".into(), store.mnt()]);

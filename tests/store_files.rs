@@ -193,6 +193,7 @@ fn a_store_is_open_once_by_whatever_path() {
     symlink("store", &link).unwrap();
     fs::create_dir(&bound).unwrap();
     fs::create_dir(&mnt).unwrap();
+    let _away = common::Away(mnt.clone());
     let bind = common::Mounted::new(store.store(), bound.clone(), "bind");
     for path in [&link, &bound] {
         let (code, said) = run_failing(SNAPMARK, ["mount".into(), path.clone(), mnt.clone()]);

@@ -515,6 +515,18 @@ impl Drop for Mounted {
     }
 }
 
+/// Unmounts what is at a path when dropped, so that a daemon in the background ends also when a
+/// test fails.
+pub struct Away(pub PathBuf);
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        if mounts().contains(&self.0) {
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+}
+
 /// Where something is mounted.
 pub fn mounts() -> Vec<PathBuf> {
     let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
