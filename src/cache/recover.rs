@@ -13,7 +13,7 @@ use super::queue::{PendingOp, Record};
 use super::state::Cache;
 use super::{CacheError, Content, Lent, Lines, MapState, Part};
 use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
-use crate::device::Device;
+use crate::device::{Device, Step};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{
     Body, JournalFormatError, JournalHeader, Op, RECORD_HEADER, RING_START, RecordHeader, Reference,
@@ -291,7 +291,9 @@ impl Recovery {
             first: self.next,
             ring: self.ring,
         };
+        Step::JournalRead.fails().map_err(CacheError::Journal)?;
         write_header(device, &header)?;
+        Step::SessionBegun.passes();
         let mut queue = cache.queue.lock();
         queue.next = self.next;
         queue.unsettle();

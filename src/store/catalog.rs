@@ -12,7 +12,7 @@ use super::tree::Edit;
 use super::{CatalogError, View, open};
 use crate::base::Geometry;
 use crate::base::sync::Mutex;
-use crate::device::Device;
+use crate::device::{Device, Step};
 use crate::ondisk::Change;
 
 /// How much memory a catalog may use.
@@ -126,6 +126,7 @@ impl Catalog {
         let mut content = base.content.clone();
         let mut edit = Edit::new(&self.pages);
         apply_all(&mut content, &mut edit, self.geometry, changes)?;
+        Step::CommitDrafted.fails()?;
         let commit = base.commit + 1;
         let frame = writer.log.frame(commit, changes)?;
         writer.freed.append(&mut edit.freed);
@@ -140,7 +141,9 @@ impl Catalog {
             writer.poison = Some(error.clone());
             return Err(error);
         }
+        Step::CommitLogged.passes();
         self.publish(content, commit, publication);
+        Step::CommitPublished.passes();
         if dirty_bytes(&writer) > self.dirty_limit {
             // The commit is durable already; should this fail, it is the next one's error.
             let _ = self.checkpoint_now(&mut writer);

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use smallvec::smallvec;
 
-use super::Extent;
 use super::namespace::Disk;
 use super::volumes::{Result, Volumes};
 use super::write::Ends;
+use super::{Extent, VolumeError};
 use crate::base::{BLOCK, Block};
 use crate::cache::{Append, Content, Lent, Part};
+use crate::device::Step;
 
 /// The segments of a write that lie in slots now.
 pub(super) struct Filled {
@@ -40,6 +41,8 @@ impl Volumes {
         let lent: std::result::Result<Vec<_>, _> =
             slots.into_iter().zip(pieces).map(fill).collect();
         let lent = lent?;
+        let filled = Step::LentFilled.fails();
+        filled.map_err(|error| VolumeError::Io(error.to_string()))?;
         Ok(Some(Filled { bytes, lent }))
     }
 

@@ -9,7 +9,7 @@ use snapmark::cache::{CacheConfig, CacheParts, create_journal};
 use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
 use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
-use snapmark::volume::{VolumeConfig, Volumes};
+use snapmark::volume::{VolumeConfig, VolumeError, Volumes};
 
 pub const SEGMENT: u64 = 64 << 10;
 const STORE: [u8; 16] = [7; 16];
@@ -111,11 +111,20 @@ impl Engine {
 
     /// Opens the store that is on these devices, each with something put before it.
     pub fn open_over(disk: CrashDisk, shape: Shape, wrap: Wrap<'_>) -> Self {
+        Self::try_open_over(disk, shape, wrap).unwrap()
+    }
+
+    /// As [`open_over`](Self::open_over), where that may fail.
+    pub fn try_open_over(
+        disk: CrashDisk,
+        shape: Shape,
+        wrap: Wrap<'_>,
+    ) -> Result<Self, VolumeError> {
         let [pages, log, journal] = parts(&disk, &shape, wrap);
-        let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default()).unwrap());
+        let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default())?);
         let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
         let mut faults = Vec::new();
-        for record in catalog.view().devices().unwrap() {
+        for record in catalog.view().devices()? {
             let device = Arc::new(FaultDevice::new(disk.device(&record.path, shape.pool)));
             pool.attach(&record, wrap(device.clone())).unwrap();
             faults.push(device);
@@ -137,15 +146,15 @@ impl Engine {
             pool: pool.clone(),
             journal,
         };
-        let volumes = Volumes::start(parts, config).unwrap();
-        Self {
+        let volumes = Volumes::start(parts, config)?;
+        Ok(Self {
             disk,
             catalog,
             pool,
             volumes,
             shape,
             faults,
-        }
+        })
     }
 
     /// Opens what a crash left.
@@ -169,18 +178,23 @@ impl Engine {
 
     /// Destages all, and waits until nothing is left to be reaped or reclaimed.
     pub fn settle(&self) {
+        self.try_settle().unwrap();
+    }
+
+    /// As [`settle`](Self::settle), where the store may halt.
+    pub fn try_settle(&self) -> Result<(), VolumeError> {
         // Turns are counted, not time: the machine may stand still meanwhile.
         let mut quiet = 0;
         for turn in 0.. {
-            self.volumes.flush().unwrap();
+            self.volumes.flush()?;
             let view = self.catalog.view();
             let pending = self.volumes.status().pool.pending;
-            let busy = pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
+            let busy = pending > 0 || view.maps()?.iter().any(|m| m.reap);
             drop(view);
             // Twice: what a finished batch held may come back a moment later.
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet == 2 {
-                return;
+                break;
             }
             assert!(
                 turn < 5000,
@@ -189,6 +203,12 @@ impl Engine {
             );
             thread::sleep(Duration::from_millis(2));
         }
+        Ok(())
+    }
+
+    /// Whether it still takes writes.
+    pub fn cache_is_well(&self) -> bool {
+        self.volumes.status().state == "ok"
     }
 
     /// Bytes that the pool's devices take up on the host.

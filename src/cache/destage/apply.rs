@@ -5,7 +5,9 @@ use super::super::queue::Queue;
 use super::super::ring::Ring;
 use super::ops::Draft;
 use super::round::Destager;
+use crate::device::Step;
 use crate::ondisk::{Change, Marks};
+use crate::store::PoolError;
 
 /// Ops applied in one commit.
 const MAX_OPS: usize = 512;
@@ -18,6 +20,7 @@ impl Destager {
             return Ok(());
         };
         self.cache.sync_for_destage(last)?;
+        Step::OpsSynced.fails().map_err(PoolError::from)?;
         let view = self.cache.catalog.view();
         let mut draft = Draft::new(&view);
         ops.iter().try_for_each(|op| draft.apply(op))?;
@@ -34,7 +37,9 @@ impl Destager {
         );
         let changes = draft.changes()?;
         drop(view);
+        Step::OpsDrafted.fails().map_err(PoolError::from)?;
         self.cache.catalog.commit(&changes)?;
+        Step::OpsCommitted.passes();
         let mut queue = self.cache.queue.lock();
         queue.applying = None;
         for disk in removed {

@@ -7,6 +7,8 @@ use super::super::queue::Queue;
 use super::allocate::lend_changes;
 use super::round::Destager;
 use crate::base::sync::thread;
+use crate::device::Step;
+use crate::store::PoolError;
 
 impl Destager {
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
@@ -39,7 +41,9 @@ impl Destager {
         let lent = self.slots.refill(&view, 0)?;
         drop(view);
         if !lent.is_empty() {
+            Step::Lending.fails().map_err(PoolError::from)?;
             self.cache.catalog.commit(&lend_changes(&lent))?;
+            Step::LentOut.passes();
             self.cache.stock.add(&lent);
             self.refresh_space();
         }

@@ -15,8 +15,9 @@ use super::round::Destager;
 use super::segment::{Context, Update};
 use super::work::Work;
 use crate::base::{BLOCK_SIZE, SegmentNo};
+use crate::device::Step;
 use crate::ondisk::Change;
-use crate::store::{At, View};
+use crate::store::{At, PoolError, View};
 
 /// Segments of a wide discard dealt with in one commit.
 const WIDE_CHUNK: usize = 2048;
@@ -41,6 +42,7 @@ impl Destager {
             return Ok(());
         };
         self.cache.sync_for_destage(last)?;
+        Step::BatchSynced.fails().map_err(PoolError::from)?;
         let synced = started.elapsed();
         if let Some(at) = runs
             .iter()
@@ -159,6 +161,7 @@ impl Destager {
         };
         work.changes.push(Change::SetMarks(marks));
         drop(view);
+        Step::BatchPlanned.fails().map_err(PoolError::from)?;
         self.commit(work)?;
         self.let_go(done, settled);
         Ok(())
@@ -171,18 +174,22 @@ impl Destager {
             return Ok(());
         }
         work.store(&self.cache.pool)?;
+        Step::DataStored.fails().map_err(PoolError::from)?;
         self.cache.destaged.fetch_add(work.bytes(), Relaxed);
         let view = self.cache.catalog.view();
         let lent = self.slots.refill(&view, work.taken().len() as u64)?;
         drop(view);
         work.changes.append(&mut lend_changes(&lent));
         self.cache.catalog.commit(&work.changes)?;
+        Step::DataCommitted.passes();
         work.lent().iter().for_each(|lent| lent.adopt());
         self.ended += work.lent().len() as u64;
         self.cache.stock.adopted(&work.adopted());
         self.cache.stock.add(&lent);
+        Step::SlotsAdopted.passes();
         let view = self.cache.catalog.view();
         let given_up = work.punch_blocks(&self.cache.pool, &view, &mut self.holes)?;
+        Step::BlocksPunched.passes();
         self.reclaim.add(view.generation(), &given_up);
         self.holes.keep_few(&self.cache.pool);
         Ok(())
@@ -191,6 +198,7 @@ impl Destager {
     /// The runs are in the segment map: out of the line, the index and the journal with them.
     pub(super) fn let_go(&mut self, runs: Vec<Run>, settled: Vec<Settled>) {
         runs.iter().for_each(Run::leave_index);
+        Step::IndexLeft.passes();
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
@@ -201,6 +209,7 @@ impl Destager {
         self.take_stock(&mut queue);
         self.cache.note_crowd(&queue);
         drop(queue);
+        Step::BatchLeft.passes();
         self.cache.room.notify_all();
     }
 
