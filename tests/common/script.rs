@@ -82,6 +82,38 @@ impl Script {
         }
     }
 
+    /// Goes on where the daemon of another died after so many events, with what it had not synced
+    /// in the host's memory.
+    pub fn revive(history: &History, events: usize) -> Self {
+        let engine = Engine::open(history.disk.killed_at(events), history.shape);
+        let found = State::of(&engine);
+        let (least, most) = history.after_kill(events);
+        let at = (least..=most).rev();
+        let mut at = at.filter(|at| history.entries[*at].state == found);
+        let at = at.next().expect("it holds what was acknowledged");
+        let mut entries = history.entries[..=at].to_vec();
+        for entry in entries.iter_mut().filter(|entry| entry.acked > events) {
+            // Under way when the daemon died.
+            (entry.acked, entry.durable) = (engine.disk.crash_points(), false);
+        }
+        entries.push(Entry {
+            begun: events,
+            acked: engine.disk.crash_points(),
+            durable: false,
+            state: found.clone(),
+            line: format!("killed at {events}"),
+        });
+        Self {
+            name: history.name.clone(),
+            state: found,
+            engine,
+            entries,
+            written: 100,
+            tolerant: false,
+            failed: false,
+        }
+    }
+
     fn step(
         &mut self,
         line: String,
