@@ -266,13 +266,29 @@ impl Writer {
     /// # Errors
     /// Where the daemon refused it or is gone: it was begun and not acknowledged.
     pub fn step(&self, disks: &[File], rng: &mut Rng, buffer: &mut Buffer) -> io::Result<Duration> {
+        self.step_by(rng, buffer, |kind, disk, offset, bytes| {
+            let file = &disks[disk as usize];
+            match kind {
+                Kind::Write => file.write_all_at(bytes, offset),
+                Kind::Discard => punch(file, offset, bytes.len() as u64),
+            }
+        })
+    }
+
+    /// As [`step`](Self::step), done by a call with what it is, on which disk, where, and the
+    /// bytes, which of a discard only say how many.
+    pub fn step_by<E>(
+        &self,
+        rng: &mut Rng,
+        buffer: &mut Buffer,
+        does: impl FnOnce(Kind, u32, u64, &[u8]) -> Result<(), E>,
+    ) -> Result<Duration, E> {
         let op = self.plan.choose(self.number, rng);
         let seq = {
             let mut log = self.log.lock().expect("no panic while it is held");
             log.push(op);
             log.len() as u32
         };
-        let file = &disks[(op.block / self.plan.blocks) as usize];
         let offset = u64::from(op.block % self.plan.blocks) * BLOCK as u64;
         let len = op.count as usize * BLOCK;
         if op.kind == Kind::Write {
@@ -282,10 +298,8 @@ impl Writer {
         }
         self.begun.store(seq, SeqCst);
         let started = Instant::now();
-        match op.kind {
-            Kind::Write => file.write_all_at(&buffer.bytes()[..len], offset)?,
-            Kind::Discard => punch(file, offset, len as u64)?,
-        }
+        let disk = op.block / self.plan.blocks;
+        does(op.kind, disk, offset, &buffer.bytes()[..len])?;
         let took = started.elapsed();
         self.acked.store(seq, SeqCst);
         Ok(took)
