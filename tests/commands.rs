@@ -489,7 +489,10 @@ fn without_root() {
          {dir}/snapmark snapshot mnt/vm1.img a; e2fsck -fn mnt/vm1.img@a
          [ $(stat -c %U mnt/vm1.img) = nobody ]
          trap - EXIT; {dir}/snapmark unmount mnt
-         {dir}/snapmark mount store mnt; cmp mnt/vm1.img mnt/vm1.img@a; {dir}/snapmark unmount mnt"
+         {dir}/snapmark mount store mnt; cmp mnt/vm1.img mnt/vm1.img@a
+         kill -9 $(cat store/lock); ! stat mnt 2>/dev/null
+         {dir}/snapmark mount store mnt; cmp mnt/vm1.img mnt/vm1.img@a
+         kill -9 $(cat store/lock); {dir}/snapmark unmount mnt; [ -z \"$(ls mnt)\" ]"
     );
     let device = format!("{dir}/fuse");
     sh(&format!("mknod {device} c 10 229; chmod 666 {device}"));

@@ -216,10 +216,12 @@ fn write(
         let done = writer.step_by(&mut rng, &mut buffer, |kind, disk, offset, bytes| {
             let disk = id(engine, disk);
             let len = bytes.len() as u64;
-            match kind {
+            let done = match kind {
                 Kind::Write => engine.write(disk, offset, bytes),
                 Kind::Discard => engine.discard(disk, Extent { offset, len }),
-            }
+                Kind::Refused => Ok(()),
+            };
+            done.map_err(std::io::Error::other)
         });
         done.unwrap();
         if step % 70 == 69 {

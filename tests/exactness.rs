@@ -293,3 +293,84 @@ fn the_checker_sees_what_is_missing_early_torn_or_misplaced() {
     block[512..].fill(0);
     assert!(plan.read_stamp(3, &block).is_err(), "it is torn");
 }
+
+/// What the checker is to follow: images in their order, and rollbacks to earlier ones.
+enum Event {
+    Image(Vec<u32>, Progress),
+    RollBack(std::sync::Arc<Vec<u32>>, Progress),
+}
+
+/// A writer on a plain file that is now and then put back to an earlier content, with bounds that
+/// are looser than what happened.
+fn rolled_back_now_and_then(seed: u64) -> (Writer, Vec<Event>) {
+    let plan = Plan {
+        seed,
+        writers: 1,
+        disks: 1,
+        blocks: 32,
+        discards: 5,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, vec![0; plan.disk_bytes() as usize]).unwrap();
+    let disks = [File::options().read(true).write(true).open(&path).unwrap()];
+    let (writer, mut rng) = (Writer::new(plan, 0), Rng::new(seed));
+    let (mut buffer, mut kept, mut events) = (Buffer::new(1 << 16), Vec::new(), Vec::new());
+    let mut acked = 0;
+    for _ in 0..60 {
+        for _ in 0..rng.below(4) {
+            writer.step(&disks, &mut rng, &mut buffer).unwrap();
+        }
+        let now = writer.progress().acked;
+        acked += rng.below(u64::from(now - acked) + 1) as u32;
+        let begun = now + rng.below(3) as u32;
+        let bounds = Progress { acked, begun };
+        let after_image = matches!(events.last(), Some(Event::Image(..)));
+        if after_image && rng.chance(2) {
+            let at = rng.below(kept.len() as u64) as usize;
+            let (bytes, image): &(Vec<u8>, std::sync::Arc<Vec<u32>>) = &kept[at];
+            std::fs::write(&path, bytes).unwrap();
+            events.push(Event::RollBack(image.clone(), bounds));
+        } else {
+            let image = plan.read_image(0, &path).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            kept.push((bytes, std::sync::Arc::new(image.clone())));
+            events.push(Event::Image(image, bounds));
+        }
+    }
+    (writer, events)
+}
+
+fn follow(writer: &Writer, events: &[Event]) -> Result<(), String> {
+    let mut checkers = Checker::all(std::slice::from_ref(writer));
+    for event in events {
+        match event {
+            Event::Image(image, bounds) => {
+                checkers[0].check(&[(0, image)], *bounds)?;
+            }
+            Event::RollBack(image, bounds) => checkers[0].roll_back(0, image, *bounds),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_checker_follows_rollbacks_wherever_they_fell_and_sees_what_is_wrong_after_them() {
+    let (mut seen, mut tried) = (0, 0);
+    for seed in 0..40 {
+        let (writer, mut events) = rolled_back_now_and_then(seed);
+        follow(&writer, &events).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        // One block of one image is from an operation that is not its last there.
+        let mut rng = Rng::new(seed);
+        let at = 1 + rng.below(events.len() as u64 - 1) as usize;
+        if let Event::Image(image, bounds) = &mut events[at] {
+            let block = rng.below(image.len() as u64) as usize;
+            if image[block] > 0 && image[block] < bounds.acked {
+                image[block] -= 1;
+                tried += 1;
+                seen += u32::from(follow(&writer, &events).is_err());
+            }
+        }
+    }
+    assert!(tried > 5 && seen == tried, "{seen} of {tried}");
+}

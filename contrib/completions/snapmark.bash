@@ -190,7 +190,7 @@ _snapmark() {
             return 0
             ;;
         snapmark__subcmd__check)
-            opts="-h --data --repair --json --help"
+            opts="-h --data --repair --drop-journal-tail --json --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -98,6 +98,7 @@ complete -c snapmark -n "__fish_snapmark_using_subcommand top" -s n -l iteration
 complete -c snapmark -n "__fish_snapmark_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c snapmark -n "__fish_snapmark_using_subcommand check" -l data -d 'Read every block of data, too, and compare it with its checksum'
 complete -c snapmark -n "__fish_snapmark_using_subcommand check" -l repair -d 'Mend what can be mended without guessing'
+complete -c snapmark -n "__fish_snapmark_using_subcommand check" -l drop-journal-tail -d 'Give up what can\'t be replayed of a damaged journal: the writes after the damage are lost'
 complete -c snapmark -n "__fish_snapmark_using_subcommand check" -l json -d 'Print JSON'
 complete -c snapmark -n "__fish_snapmark_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c snapmark -n "__fish_snapmark_using_subcommand device; and not __fish_seen_subcommand_from add list help" -s h -l help -d 'Print help (see more with \'--help\')'

@@ -52,6 +52,46 @@ pub enum CacheError {
         /// Its path.
         journal: String,
     },
+    /// The journal is shorter than it was.
+    #[error(
+        "the ring of {journal} had {ring} bytes, and now it has room for {room}; bring back the rest of it"
+    )]
+    ShortJournal {
+        /// Its path.
+        journal: String,
+        /// Bytes of its ring.
+        ring: u64,
+        /// Bytes that there is room for.
+        room: u64,
+    },
+    /// The journal has not got what the catalog knows of.
+    #[error(
+        "{journal} is an old copy: its last session is {session}, and the catalog knows of session {known}; bring back the newest one, or give up what it had with 'snapmark check --repair --drop-journal-tail'"
+    )]
+    OldJournal {
+        /// Its path.
+        journal: String,
+        /// Its last session.
+        session: u32,
+        /// The session that the catalog tells of.
+        known: u32,
+    },
+    /// A record that was durable can't be read.
+    #[error(
+        "{journal} is damaged at byte {offset}: record {seq} can't be read, and all up to record \
+         {durable} were durable, so acknowledged writes are lost; 'snapmark check' says more, and \
+         'snapmark check --repair --drop-journal-tail' gives them up"
+    )]
+    DamagedJournal {
+        /// Its path.
+        journal: String,
+        /// Where the record should be.
+        offset: u64,
+        /// Its number.
+        seq: Seq,
+        /// The newest record that is known to have been durable.
+        durable: Seq,
+    },
     /// The journal's header can't be read.
     #[error("{journal} is no journal or is damaged: {reason}")]
     BadJournal {

@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::window::Window;
@@ -10,7 +11,8 @@ use super::{CacheError, Frame, Halt};
 use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DeviceNo, Seq};
 use crate::device::{Device, Step};
-use crate::ondisk::journal::RING_START;
+use crate::ondisk::Marks;
+use crate::ondisk::journal::{RING_START, Stamp};
 use crate::store::Pool;
 
 /// The journal of one session.
@@ -20,7 +22,10 @@ use crate::store::Pool;
 /// (P3, P4, P6).
 pub struct Journal {
     device: Arc<dyn Device>,
-    session: u32,
+    key: u64,
+    session: AtomicU32,
+    /// Every record up to this one survives power loss: as in `syncing`, to be read at any time.
+    durable: AtomicU64,
     pub(super) window: Window,
     syncing: Mutex<Syncing>,
     synced: Condvar,
@@ -36,24 +41,58 @@ struct Syncing {
 impl Journal {
     /// A journal in which every record up to `written` has been found or written. None of them
     /// is taken to be durable: after a crash of the daemon alone they may be in the page cache.
-    pub(super) fn new(device: Arc<dyn Device>, session: u32, written: Seq) -> Self {
+    /// Nothing is written before [`begin`](Self::begin).
+    pub(super) fn new(device: Arc<dyn Device>, key: u64, written: Seq) -> Self {
         let syncing = Mutex::new(Syncing {
             durable: Seq(0),
             busy: false,
         });
         Self {
             device,
-            session,
+            key,
+            session: AtomicU32::new(0),
+            durable: AtomicU64::new(0),
             window: Window::new(written),
             syncing,
             synced: Condvar::new(),
         }
     }
 
-    /// This opening's number.
-    #[must_use]
-    pub fn session(&self) -> u32 {
-        self.session
+    /// A session begins: its header is durable, and so is all that was found.
+    pub(super) fn begin(&self, session: u32, found: Seq) {
+        self.session.store(session, Ordering::Relaxed);
+        let mut syncing = self.syncing.lock();
+        syncing.durable = syncing.durable.max(found);
+        self.durable.fetch_max(found.0, Ordering::Relaxed);
+    }
+
+    /// This opening's number; 0 before it has begun.
+    pub(super) fn session(&self) -> u32 {
+        self.session.load(Ordering::Relaxed)
+    }
+
+    /// What a commit says of the journal beside where it is needed from.
+    pub(super) fn mark(&self, marks: &mut Marks) {
+        marks.durable = marks.durable.max(self.durable());
+        // While an opening replays, the last session is still the last.
+        let session = self.session();
+        if session > 0 {
+            (marks.session, marks.closed) = (session, false);
+        }
+    }
+
+    /// What the records that are appended now say of the journal.
+    pub(super) fn stamp(&self) -> Stamp {
+        Stamp {
+            key: self.key,
+            session: self.session(),
+            durable: self.durable(),
+        }
+    }
+
+    /// Every record up to this one survives power loss.
+    pub(super) fn durable(&self) -> Seq {
+        Seq(self.durable.load(Ordering::Relaxed))
     }
 
     /// Where the journal is.
@@ -108,6 +147,7 @@ impl Journal {
         syncing.busy = false;
         if let Ok(reached) = &reached {
             syncing.durable = syncing.durable.max(*reached);
+            self.durable.fetch_max(reached.0, Ordering::Relaxed);
         }
         self.synced.notify_all();
         reached.map(|_| ())

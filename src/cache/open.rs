@@ -10,6 +10,7 @@ use super::journal::Journal;
 use super::queue::Queue;
 use super::recover::Recovery;
 use super::ring::Ring;
+use super::scan::Scan;
 use super::space::Promises;
 use super::state::{Cache, CacheConfig};
 use super::stock::Stock;
@@ -56,12 +57,15 @@ impl Cache {
         let (journal, ring, recovery) = if config.volatile {
             (None, None, Recovery::nothing(marks))
         } else {
-            let recovery = Recovery::begin(&device, catalog.uuid(), marks)?;
-            let ring = Ring::new(recovery.ring(), marks.journal_offset % recovery.ring());
+            let disks = view.disks()?;
+            let applied = disks.iter().map(|disk| disk.applied).max();
+            let applied = applied.unwrap_or_default();
+            let scan = Scan::begin(&device, catalog.uuid(), &marks, applied)?;
+            let ring = Ring::new(scan.ring(), marks.journal_offset % scan.ring());
             (
-                Some(Journal::new(device, recovery.session(), before)),
+                Some(Journal::new(device, scan.key(), before)),
                 Some(ring),
-                recovery,
+                Recovery::of(scan, marks),
             )
         };
         let queue = Queue {

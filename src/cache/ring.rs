@@ -116,13 +116,9 @@ impl Ring {
 
     /// A record is no longer needed; its space is free once all before it are.
     pub fn done(&mut self, seq: Seq) {
-        let first = self.records.front().map_or(0, |record| record.seq.0);
-        let at = seq
-            .0
-            .checked_sub(first)
-            .and_then(|at| usize::try_from(at).ok());
-        if let Some(record) = at.and_then(|at| self.records.get_mut(at)) {
-            debug_assert_eq!(record.seq, seq);
+        // Numbers ascend, but where damaged records were given up some are left out.
+        let at = self.records.binary_search_by_key(&seq, |record| record.seq);
+        if let Some(record) = at.ok().and_then(|at| self.records.get_mut(at)) {
             record.done = true;
         }
     }

@@ -13,7 +13,7 @@ use super::stock::Stock;
 use super::{CacheError, Frame, FramePool, Halt};
 use crate::base::sync::{Condvar, Mutex, thread};
 use crate::base::{BLOCK, DeviceNo, DiskId, Epoch, Geometry, MapId, Seq};
-use crate::ondisk::Change;
+use crate::ondisk::{Change, Marks};
 use crate::store::{Catalog, Pool};
 
 /// Settings of the cache.
@@ -198,8 +198,27 @@ impl Cache {
         drained?;
         // Nobody has written to these, so there is nothing to punch.
         let ready = self.stock.close();
-        let free: Vec<Change> = ready.into_iter().map(Change::Free).collect();
-        Ok(self.catalog.commit(&free)?)
+        let mut changes: Vec<Change> = ready.into_iter().map(Change::Free).collect();
+        let mut marks = {
+            let queue = self.queue.lock();
+            self.marks(&queue, self.catalog.view().marks())
+        };
+        // In volatile mode it stays as the last session with a journal left it.
+        marks.closed |= self.journal.is_some();
+        changes.push(Change::SetMarks(marks));
+        Ok(self.catalog.commit(&changes)?)
+    }
+
+    /// The marks for a commit, as the queue stands.
+    pub(super) fn marks(&self, queue: &Queue, mut marks: Marks) -> Marks {
+        match &queue.ring {
+            Some(ring) => (marks.journal_offset, marks.journal_seq) = ring.tail(queue.next),
+            None => marks.journal_seq = queue.next,
+        }
+        if let Some(journal) = &self.journal {
+            journal.mark(&mut marks);
+        }
+        marks
     }
 
     /// Ends the destager where it stands, as a crash would, but without leaving threads.

@@ -76,7 +76,7 @@ impl Cache {
             Part::Zero { block, count } => ((*block, *count), Body::Zero, 0),
         };
         (
-            encode_record_head(journal.session(), seq, disk, extent, time, size, &body),
+            encode_record_head(journal.stamp(), seq, disk, extent, time, size, &body),
             data,
         )
     }
@@ -87,7 +87,7 @@ impl Cache {
         };
         let body = Body::Op(op.clone());
         encode_record_head(
-            journal.session(),
+            journal.stamp(),
             seq,
             DiskId(0),
             (Block(0), 0),

@@ -211,7 +211,7 @@ fn waiting(
                     }
                 }
             }
-            Body::Op(_) | Body::Write(_) | Body::Reference(_) | Body::Zero => {}
+            Body::Op(_) | Body::Write(_) | Body::Reference(_) | Body::Zero | Body::Skip(_) => {}
         }
     });
     waiting

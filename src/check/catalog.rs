@@ -30,6 +30,8 @@ pub(super) struct Catalog<'a> {
     pub marks: Marks,
     pub space: Space,
     pub slots: Slots,
+    /// Slots on both the free and the pending list; `slots` has them as free.
+    pub on_both_lists: u64,
     pub versions: Entries,
     pub sums: Sums,
     pub packs: Entries,
@@ -42,11 +44,14 @@ impl<'a> Catalog<'a> {
     /// Reads the small trees, and lays the log over them.
     pub fn read(
         pages: &'a dyn Device,
-        log_device: &dyn Device,
+        log_device: Result<&dyn Device, &str>,
         root: Root,
         findings: &mut Findings,
     ) -> Self {
-        let log = log::read(log_device, &root, findings);
+        let log = match log_device {
+            Ok(device) => log::read(device, &root, findings),
+            Err(why) => log::missing(why, &root, findings),
+        };
         let mut catalog = Self {
             pages,
             disks: BTreeMap::new(),
@@ -56,6 +61,7 @@ impl<'a> Catalog<'a> {
             marks: root.marks,
             space: root.space,
             slots: Slots::default(),
+            on_both_lists: 0,
             versions: Entries::default(),
             sums: Sums::default(),
             packs: Entries::default(),
@@ -65,7 +71,9 @@ impl<'a> Catalog<'a> {
         };
         catalog.read_records(findings);
         catalog.read_space(findings);
-        catalog.replay(log_device, findings);
+        if let Ok(device) = log_device {
+            catalog.replay(device, findings);
+        }
         catalog
     }
 
@@ -179,6 +187,8 @@ impl<'a> Catalog<'a> {
             if catalog.slots.turn(run, Use::Taken, Use::Pending).is_ok() {
                 return;
             }
+            let is_free = catalog.slots.get(place) == Some(Use::Free);
+            catalog.on_both_lists += u64::from(is_free);
             findings.add(match catalog.slots.get(place) {
                 // Off the free list, it waits for its punch like any other that was given up.
                 Some(Use::Free) => Problem::mended_by(
@@ -315,6 +325,24 @@ impl<'a> Catalog<'a> {
                 self.sums.forget(*place, self.root.geometry);
             }
             Change::SetMarks(marks) => self.marks = *marks,
+            Change::CountFree(device, free) => {
+                let entry = self.devices.get_mut(device);
+                let entry = entry.ok_or_else(|| format!("there is no device {device}"))?;
+                entry.free = *free;
+            }
+            Change::CountSpace(space) => self.space = *space,
+            Change::CountPack(place, blocks) => {
+                let key = place_key(*place).map_err(words)?;
+                if self.value(TreeKind::Packs, key).is_none() {
+                    return Err(format!("{place} is no pack"));
+                }
+                if *blocks > 0 {
+                    self.packs.put(key, encode_pack(*blocks).to_vec());
+                } else {
+                    self.packs.remove(key);
+                    self.retire(*place)?;
+                }
+            }
         }
         Ok(())
     }

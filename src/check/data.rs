@@ -1,6 +1,6 @@
 //! Reads data blocks and compares them with their checksums: in long runs, in the order of their
-//! places. One thread reads and another one computes: the host sees one stream, and reads ahead of
-//! it as it does for `cat`.
+//! places, past the host's page cache, which would cost a copy of all of them. Several threads take
+//! the runs in turn, so that the devices never wait for a comparison.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::overlay::Group;
 use crate::base::{BLOCK, BLOCK_SIZE, Checksum, DeviceNo, checksum};
-use crate::device::Device;
+use crate::device::{AlignedBuf, Device};
 use crate::ondisk::{DATA_START, SumGroup};
 
-/// Blocks read at once: 1 MiB, which a processor's own cache holds.
-const RUN: usize = 256;
+/// Blocks read at once: 4 MiB.
+const RUN: usize = 1024;
 /// A gap of at most so many blocks is read over.
 const GAP: u64 = 16;
 /// Runs that wait to be read.
-const WAITING: usize = 16;
-/// Buffers, all of which may wait to be compared.
-const BUFFERS: usize = 4;
+const WAITING: usize = 8;
+/// Threads that read and compare, each with a buffer.
+const WORKERS: usize = 3;
 
 /// A run of blocks and the checksums that they must have; none where it does not matter.
 struct Run {
@@ -27,13 +27,6 @@ struct Run {
     /// Counted from the device's first slot.
     first: u64,
     sums: Vec<Option<Checksum>>,
-}
-
-/// A run that was read, whole or in vain.
-struct Done {
-    run: Run,
-    bytes: Vec<u8>,
-    whole: bool,
 }
 
 /// A block that is not what it should be.
@@ -66,16 +59,14 @@ pub(super) fn read(
     bad: &mut dyn FnMut(BadBlock),
 ) {
     let (to, from) = bounded(WAITING);
-    let (pass, passed) = bounded(BUFFERS);
-    let (give_back, buffers) = bounded(BUFFERS);
     let (say, said) = unbounded();
-    for _ in 0..BUFFERS {
-        // There is room for all of them.
-        let _ = give_back.send(vec![0; RUN * BLOCK]);
-    }
     std::thread::scope(|scope| {
-        scope.spawn(move || reader(devices, &from, &buffers, &pass));
-        scope.spawn(move || comparer(devices, &passed, &give_back, &say));
+        for _ in 0..WORKERS {
+            let (from, say) = (from.clone(), say.clone());
+            scope.spawn(move || worker(devices, &from, &say));
+        }
+        // They end when the feed does, and what they say with them.
+        drop((from, say));
         scope.spawn(move || feed(Feed { run: None, to }));
         for word in said {
             match word {
@@ -115,7 +106,7 @@ impl Feed {
 
     fn send(&mut self) {
         if let Some(run) = self.run.take() {
-            // The reader stays until this sender goes.
+            // The threads stay until this sender goes.
             let _ = self.to.send(run);
         }
     }
@@ -127,43 +118,20 @@ impl Drop for Feed {
     }
 }
 
-fn reader(
-    devices: &BTreeMap<DeviceNo, Arc<dyn Device>>,
-    from: &Receiver<Run>,
-    buffers: &Receiver<Vec<u8>>,
-    pass: &Sender<Done>,
-) {
-    for (run, mut bytes) in from.iter().zip(buffers) {
-        let whole = devices.get(&run.device).is_some_and(|device| {
-            let part = &mut bytes[..run.sums.len() * BLOCK];
-            let at = DATA_START + run.first * BLOCK_SIZE;
-            device.read_at(part, at).is_ok()
-        });
-        let done = Done { run, bytes, whole };
-        if pass.send(done).is_err() {
-            return;
-        }
-    }
-}
-
-fn comparer(
-    devices: &BTreeMap<DeviceNo, Arc<dyn Device>>,
-    passed: &Receiver<Done>,
-    give_back: &Sender<Vec<u8>>,
-    say: &Sender<Said>,
-) {
-    for mut done in passed {
-        let run = &done.run;
-        let bytes = &mut done.bytes[..run.sums.len() * BLOCK];
+fn worker(devices: &BTreeMap<DeviceNo, Arc<dyn Device>>, from: &Receiver<Run>, say: &Sender<Said>) {
+    let mut buf = AlignedBuf::new(RUN * BLOCK);
+    for run in from {
         // A device that is missing was reported.
         if let Some(device) = devices.get(&run.device) {
-            compare(&**device, run, (bytes, done.whole), &mut |block| {
+            let bytes = &mut buf[..run.sums.len() * BLOCK];
+            let at = DATA_START + run.first * BLOCK_SIZE;
+            let whole = device.read_uncached(bytes, at).is_ok();
+            compare(&**device, &run, (bytes, whole), &mut |block| {
                 let _ = say.send(Said::Bad(block));
             });
         }
         let wanted = run.sums.iter().flatten().count() as u64;
         let _ = say.send(Said::Read(wanted * BLOCK_SIZE));
-        let _ = give_back.send(done.bytes);
     }
 }
 
@@ -179,7 +147,7 @@ fn compare(
         let Some(sum) = sum else { continue };
         let alone = match whole {
             true => Ok(()),
-            false => device.read_at(bytes, DATA_START + block * BLOCK_SIZE),
+            false => device.read_uncached(bytes, DATA_START + block * BLOCK_SIZE),
         };
         let error = match alone {
             Ok(()) if checksum(bytes) == *sum => continue,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::repair::{self, Repaired};
-use super::{Kind, Options, Parts, Problem, Report};
+use super::{Kind, Options, Parts, Problem, Report, Severity, Verdict};
 use crate::base::now;
 use crate::config::{Layout, LockError, Settings, SettingsError, StoreLock};
 use crate::device::{Device, DeviceError, FileDevice, OpenMode};
@@ -95,6 +95,42 @@ impl Files {
         }
     }
 
+    /// Gives up what a damaged journal has from the damage on, so that the store can be mounted
+    /// with all that came before. A copy of the journal is made first. Then as
+    /// [`repair`](Self::repair).
+    ///
+    /// # Errors
+    /// Where there is nothing that can be checked, or the journal can't be copied or written.
+    pub fn drop_journal_tail(
+        &self,
+        options: Options,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Report, CheckError> {
+        let before = self.check(options, progress)?;
+        let Some(cut) = &before.cut else {
+            return self.repair(options, progress);
+        };
+        let journal = self.settings.journal_path(self.layout.dir());
+        let journal = FileDevice::open(&journal, OpenMode::READ_WRITE.following_links())?;
+        let beside = self.layout.dir().join("journal");
+        let copy = repair::copy(&journal, &beside, journal.len(), now())?;
+        cut.make(&journal)?;
+        let mut after = self.repair(options, progress)?;
+        if after.verdict == Verdict::Clean {
+            after.verdict = Verdict::Repaired;
+        }
+        let given_up = before.problems.into_iter();
+        let given_up = given_up.filter(|problem| problem.kind == Kind::Journal);
+        after.problems.extend(given_up.map(|problem| Problem {
+            repaired: true,
+            severity: Severity::Repairable,
+            ..problem
+        }));
+        let message = format!("a copy of the journal as it was: {}", copy.display());
+        after.problems.push(Problem::note(Kind::File, message));
+        Ok(after)
+    }
+
     /// Checks the store; see [`super::check`].
     ///
     /// # Errors
@@ -113,11 +149,27 @@ impl Files {
         let journal = open(&journal, OpenMode::READ_ONLY.following_links());
         let parts = Parts {
             pages: open(&self.layout.catalog_pages(), OpenMode::READ_ONLY)?,
-            log: open(&self.layout.catalog_log(), OpenMode::READ_ONLY)?,
+            log: self.log()?,
             journal: journal.map_err(|error| error.to_string()),
             open: &device,
         };
         super::check(&parts, options, progress)
+    }
+}
+
+impl Files {
+    /// The catalog's log. That it is missing is a finding; where it may not be opened, nothing can
+    /// be said of the store.
+    fn log(&self) -> Result<Result<Arc<dyn Device>, String>, CheckError> {
+        let path = self.layout.catalog_log();
+        match open(&path, OpenMode::READ_ONLY) {
+            Ok(log) => Ok(Ok(log)),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Err(format!(
+                "the catalog's log, {}, is missing",
+                path.display()
+            ))),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -1,21 +1,21 @@
-//! The journal: its headers, the records that the next mount would replay, and what comes after
-//! the last of them.
+//! The journal: its headers, the records that the next mount would replay, and whether what comes
+//! after the last of them is its end.
 
 use serde::Serialize;
 
+use super::behind::Behind;
+use super::cut::Cut;
 use super::findings::Findings;
 use super::lent::{Created, Lent, framed_sums};
-use super::problem::{Kind, Problem, Severity};
-use crate::base::{BLOCK, Checksum, Seq, checksum};
+use super::problem::{Kind, Problem};
+use crate::base::{BLOCK, Checksum, Place, Seq, checksum};
 use crate::device::Device;
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{
-    Body, JournalFormatError, JournalHeader, RECORD_ALIGN, RECORD_HEADER, RING_START, RecordHeader,
+    Body, JournalFormatError, JournalHeader, Past, RECORD_HEADER, RING_START, RecordHeader,
 };
 
 const PAGE: u64 = 4096;
-/// How much is read at a time when the ring is searched for records.
-const SEARCH: u64 = 4 << 20;
 
 /// What ends the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +50,8 @@ pub struct Journal {
     pub next: u64,
     /// How it ends.
     pub end: Option<End>,
+    /// Whole records that are there and can't be replayed, since one before them is damaged.
+    pub lost: u64,
 }
 
 /// A record from the mark on.
@@ -66,81 +68,8 @@ pub(super) struct Reader<'a> {
     last: JournalHeader,
     ring: u64,
     marks: Marks,
+    past: Past,
     lent: Lent<'a>,
-}
-
-/// Reads the header.
-pub(super) fn open<'a>(
-    device: &'a dyn Device,
-    lent: Lent<'a>,
-    findings: &mut Findings,
-) -> Result<Option<Reader<'a>>, String> {
-    let wrong = |message: String| Problem::damage(Kind::Journal, message).in_file(device.name(), 0);
-    let (store, marks) = (lent.catalog.root.uuid, lent.catalog.marks);
-    let (even, odd) = (header(device, 0), header(device, 1));
-    for slot in [&even, &odd] {
-        if let Err(BadHeader::Format(error @ JournalFormatError::Version(_))) = slot {
-            return Err(format!("{}: {error}", device.name()));
-        }
-    }
-    let last = match (even, odd) {
-        (Ok(a), Ok(b)) => {
-            if a.session > b.session {
-                a
-            } else {
-                b
-            }
-        }
-        (Ok(header), Err(_)) | (Err(_), Ok(header)) => header,
-        (Err(even), Err(odd)) => {
-            findings.add(wrong(format!(
-                "it has no header ({even}; {odd}): what was acknowledged and not yet in the \
-                 segments is lost"
-            )));
-            return Ok(None);
-        }
-    };
-    if last.store != store {
-        findings.add(wrong("it belongs to another store".to_owned()));
-        return Ok(None);
-    }
-    let room = device.len().saturating_sub(RING_START) & !(PAGE - 1);
-    if last.ring > room {
-        findings.add(wrong(format!(
-            "its ring had {} bytes, and now it has room for {room}",
-            last.ring
-        )));
-    }
-    let ring = last.ring.min(room);
-    if marks.journal_offset > ring {
-        findings.add(wrong(format!(
-            "the catalog needs its byte {}, past the end of the ring",
-            marks.journal_offset
-        )));
-    }
-    Ok(Some(Reader {
-        device,
-        last,
-        ring,
-        marks,
-        lent,
-    }))
-}
-
-#[derive(Debug, thiserror::Error)]
-enum BadHeader {
-    #[error(transparent)]
-    Format(#[from] JournalFormatError),
-    #[error("{0}")]
-    Device(String),
-}
-
-fn header(device: &dyn Device, slot: u64) -> Result<JournalHeader, BadHeader> {
-    let mut bytes = [0; JournalHeader::LEN];
-    device
-        .read_at(&mut bytes, slot * PAGE)
-        .map_err(|error| BadHeader::Device(error.to_string()))?;
-    Ok(JournalHeader::decode(&bytes)?)
 }
 
 /// Where a scan stands: what the next record must be.
@@ -154,56 +83,74 @@ struct Next {
 /// What stands where a record may be.
 enum Spot {
     Record(Box<Found>),
+    /// A record without its data in this slot.
+    Without(Box<Found>, Place),
     /// The record's header, and not all of the rest.
     Torn,
-    /// A whole record of a kind that this program does not know.
+    /// Nobody can tell: a whole record of a kind that this program does not know, or the device
+    /// does not give it.
     Unknown(String),
     Nothing,
 }
 
-impl Reader<'_> {
+impl Spot {
+    fn found(&self) -> Option<&Found> {
+        match self {
+            Self::Record(found) | Self::Without(found, _) => Some(found),
+            Self::Torn | Self::Unknown(_) | Self::Nothing => None,
+        }
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// A journal whose newest header is this one.
+    pub fn new(device: &'a dyn Device, last: JournalHeader, past: Past, lent: Lent<'a>) -> Self {
+        Self {
+            device,
+            ring: last.ring,
+            past,
+            last,
+            marks: lent.catalog.marks,
+            lent,
+        }
+    }
+
     /// Hands out the records that the next mount would look at, in order, and tells how the
-    /// journal ends.
-    pub fn scan(&self, findings: &mut Findings, see: &mut dyn FnMut(&Found)) -> Journal {
+    /// journal ends, and what giving up the rest takes where that is damaged.
+    pub fn scan(
+        &self,
+        findings: &mut Findings,
+        see: &mut dyn FnMut(&Found),
+    ) -> (Journal, Option<Cut>) {
         let mut journal = Journal {
             session: self.last.session,
             ring: self.ring,
             ..Journal::default()
         };
+        let mut past = self.past;
         let mut next = Next {
-            at: self.marks.journal_offset % self.ring.max(1),
+            at: self.marks.journal_offset % self.ring,
             seq: Seq(self.marks.journal_seq.0.max(1)),
             session: 0,
         };
         let mut created = Created::new();
         let torn = loop {
-            match self.find(&next, Some(&created)) {
-                Spot::Record(found) => {
-                    journal.records += 1;
-                    match &found.body {
-                        Body::Write(_) => journal.writes += 1,
-                        Body::Zero => journal.zeros += 1,
-                        Body::Op(_) => journal.ops += 1,
-                        Body::Reference(reference) => {
-                            journal.writes += 1;
-                            journal.references += 1;
-                            let lent = &self.lent;
-                            if let Some(place) = lent.not_lent(&found.header, reference, &created) {
-                                let seq = found.header.seq;
-                                let message = format!(
-                                    "record {seq} has data in {place}, which is not lent out to it"
-                                );
-                                findings.add(self.damage(message, next.at).at_slot(place));
-                            }
-                        }
+            let found = match self.find(&next, &past, &created) {
+                Spot::Record(found) => found,
+                Spot::Without(found, place) => {
+                    if !past.was_durable(next.seq) {
+                        Behind::search(self.device, self.ring, next.seq, &mut past);
                     }
-                    self.lent.note(&found.header, &found.body, &mut created);
-                    see(&found);
-                    next = Next {
-                        at: found.offset + found.len,
-                        seq: found.header.seq.next(),
-                        session: found.header.session,
-                    };
+                    if !past.was_durable(next.seq) {
+                        break true;
+                    }
+                    let message = format!(
+                        "record {} has data in {place}, which is not what its checksums say",
+                        next.seq
+                    );
+                    let disk = self.lent.disk_name(found.header.disk);
+                    findings.add(self.damage(message, next.at).at_slot(place).of_disks(disk));
+                    found
                 }
                 Spot::Unknown(error) => {
                     let message = format!("record {} can't be read: {error}", next.seq);
@@ -212,49 +159,94 @@ impl Reader<'_> {
                 }
                 Spot::Torn => break true,
                 Spot::Nothing => break false,
-            }
+            };
+            self.count(&found, &mut journal);
+            self.look_at_slots(&found, &created, next.at, findings);
+            self.lent.note(&found.header, &found.body, &mut created);
+            past.learn(&found.header);
+            see(&found);
+            next = Next {
+                at: found.offset + found.len,
+                seq: match found.body {
+                    Body::Skip(next) => next,
+                    _ => found.header.seq.next(),
+                },
+                session: found.header.stamp.session,
+            };
         };
+        let behind = Behind::search(self.device, self.ring, next.seq, &mut past);
+        if let Some((at, error)) = &behind.unread {
+            let message = format!("whether more records follow can't be told: {error}");
+            findings.add(self.damage(message, *at));
+        }
+        if past.header_is_lost() {
+            let message = "its newest header is lost, and the records show what it said";
+            let slot = u64::from(past.session() % 2) * PAGE;
+            let problem = Problem::note(Kind::Journal, message);
+            findings.add(problem.in_file(self.device.name(), slot));
+        }
         journal.next = next.seq.0;
-        journal.end = Some(self.end(&next, torn, findings));
-        journal
+        if past.was_durable(next.seq) {
+            journal.end = Some(End::Gap);
+            journal.lost = behind.records;
+            findings.add(self.lost(&next, &past, &behind));
+            let cut = Cut::at(&self.last, &past, next.at, next.seq, behind.last);
+            return (journal, Some(cut));
+        }
+        journal.end = Some(self.end(&next, &behind, torn, findings));
+        (journal, None)
+    }
+
+    fn count(&self, found: &Found, journal: &mut Journal) {
+        journal.records += 1;
+        match &found.body {
+            Body::Write(_) => journal.writes += 1,
+            Body::Zero => journal.zeros += 1,
+            Body::Op(_) => journal.ops += 1,
+            Body::Reference(_) => {
+                journal.writes += 1;
+                journal.references += 1;
+            }
+            Body::Skip(_) => {}
+        }
+    }
+
+    /// The slots of a write by reference have to be lent out, else no commit can adopt them.
+    fn look_at_slots(&self, found: &Found, created: &Created, at: u64, findings: &mut Findings) {
+        let Body::Reference(reference) = &found.body else {
+            return;
+        };
+        if let Some(place) = self.lent.not_lent(&found.header, reference, created) {
+            let seq = found.header.seq;
+            let message = format!("record {seq} has data in {place}, which is not lent out to it");
+            findings.add(self.damage(message, at).at_slot(place));
+        }
     }
 
     /// The record expected next, wherever it may lie. Where two fit, that of the later session is
     /// the true one: an earlier recovery decided against the other.
-    ///
-    /// `created` is given where a record by reference counts only with its data.
-    fn find(&self, next: &Next, created: Option<&Created>) -> Spot {
+    fn find(&self, next: &Next, past: &Past, created: &Created) -> Spot {
+        let session = |found: &Found| found.header.stamp.session;
         let mut best = Spot::Nothing;
         for offset in [next.at, next.at.next_multiple_of(PAGE), 0] {
-            let expected = |header: &RecordHeader| {
-                header.seq == next.seq
-                    && header.session >= next.session
-                    && self.is_of_its_session(header)
-            };
-            let spot = match (self.read(offset, expected), created) {
-                (Spot::Record(found), Some(created)) => self.with_data(found, created),
-                (spot, _) => spot,
+            let expected = |header: &RecordHeader| past.expects(header, next.seq, next.session);
+            let spot = match self.read(offset, created, expected) {
+                Spot::Record(found) => self.with_data(found, created),
+                spot => spot,
             };
             best = match (best, spot) {
-                (Spot::Record(a), Spot::Record(b)) if b.header.session > a.header.session => {
-                    Spot::Record(b)
-                }
-                (best @ (Spot::Record(_) | Spot::Unknown(_)), _) => best,
-                (_, found @ (Spot::Record(_) | Spot::Unknown(_))) => found,
-                (Spot::Torn, _) | (_, Spot::Torn) => Spot::Torn,
-                _ => Spot::Nothing,
+                (Spot::Nothing, spot) => spot,
+                (Spot::Torn, spot) if !matches!(spot, Spot::Nothing) => spot,
+                // Where it does not stand, nothing needs to be read.
+                (Spot::Unknown(_), spot @ (Spot::Record(_) | Spot::Without(_, _))) => spot,
+                (
+                    Spot::Record(a) | Spot::Without(a, _),
+                    spot @ (Spot::Record(_) | Spot::Without(_, _)),
+                ) if spot.found().is_some_and(|b| session(b) > session(&a)) => spot,
+                (best, _) => best,
             };
         }
         best
-    }
-
-    /// Whether a record with this number can be of this session.
-    fn is_of_its_session(&self, header: &RecordHeader) -> bool {
-        if header.seq >= self.last.first {
-            header.session == self.last.session
-        } else {
-            header.session < self.last.session
-        }
     }
 
     /// A record, unless its data is to be in slots and is not there.
@@ -262,21 +254,29 @@ impl Reader<'_> {
         let Body::Reference(reference) = &found.body else {
             return Spot::Record(found);
         };
-        match self.lent.is_there(&found.header, reference, created) {
-            Ok(true) => Spot::Record(found),
-            Ok(false) => Spot::Torn,
+        match self.lent.missing(&found.header, reference, created) {
+            Ok(None) => Spot::Record(found),
+            Ok(Some(place)) => Spot::Without(found, place),
             Err(why) => Spot::Unknown(why),
         }
     }
 
-    fn read(&self, offset: u64, expected: impl Fn(&RecordHeader) -> bool) -> Spot {
+    fn read(
+        &self,
+        offset: u64,
+        created: &Created,
+        expected: impl Fn(&RecordHeader) -> bool,
+    ) -> Spot {
         if offset.saturating_add(RECORD_HEADER as u64) > self.ring {
             return Spot::Nothing;
         }
-        let read = |buf: &mut [u8], at: u64| self.device.read_at(buf, RING_START + at).is_ok();
+        let read = |buf: &mut [u8], at: u64| {
+            let read = self.device.read_at(buf, RING_START + at);
+            read.map_err(|error| Spot::Unknown(error.to_string()))
+        };
         let mut head = vec![0; RECORD_HEADER];
-        if !read(&mut head, offset) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head, offset) {
+            return unknown;
         }
         let header = match RecordHeader::decode(&head) {
             Ok(header) if expected(&header) => header,
@@ -286,8 +286,8 @@ impl Reader<'_> {
             return Spot::Nothing;
         }
         head.resize(header.head_len(), 0);
-        if !read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
-            return Spot::Torn;
+        if let Err(unknown) = read(&mut head[RECORD_HEADER..], offset + RECORD_HEADER as u64) {
+            return unknown;
         }
         let body = match header.body(&head) {
             Ok(body) => body,
@@ -298,16 +298,18 @@ impl Reader<'_> {
         if offset + len > self.ring {
             return Spot::Nothing;
         }
-        let mut data = vec![0; body.data_len()];
-        if !read(&mut data, offset + header.head_len() as u64) {
-            return Spot::Torn;
+        // What the catalog has applied was whole once.
+        let wanted = self.lent.is_wanted(&header, created);
+        let mut data = vec![0; if wanted { body.data_len() } else { 0 }];
+        if let Err(unknown) = read(&mut data, offset + header.head_len() as u64) {
+            return unknown;
         }
         let differs = |(block, sum): (&[u8], &Checksum)| checksum(block) != *sum;
         let blocks = data.chunks_exact(BLOCK);
         let torn = match &body {
             Body::Write(sums) => blocks.zip(sums).any(differs),
             Body::Reference(reference) => blocks.zip(framed_sums(reference)).any(differs),
-            Body::Zero | Body::Op(_) => false,
+            Body::Zero | Body::Op(_) | Body::Skip(_) => false,
         };
         if torn {
             return Spot::Torn;
@@ -321,93 +323,39 @@ impl Reader<'_> {
     }
 
     /// What follows the last record: nothing, the half of one, or, after a gap, more of them.
-    fn end(&self, next: &Next, torn: bool, findings: &mut Findings) -> End {
-        let place = RING_START + next.at.min(self.ring);
-        if let Some(later) = self.search(next.seq) {
-            let (seq, at) = (later.header.seq, RING_START + later.offset);
-            let missing = format!(
-                "record {} is missing or not whole, and record {seq} follows at byte {at}",
-                next.seq
-            );
-            // Each sync begins a page, and waits for the one before it: two beginnings after the
-            // gap say that the first of these syncs has returned.
-            let (severity, why) = if self.syncs_from(*later) >= 2 {
-                (
-                    Severity::Damage,
-                    "it was synced, and is lost with all after it",
-                )
-            } else {
-                (Severity::Note, "writes that a crash cut short")
-            };
-            let problem = Problem::new(severity, Kind::Journal, format!("{missing}: {why}"));
-            findings.add(problem.in_file(self.device.name(), place));
-            return End::Gap;
-        }
-        if torn {
-            let message = format!("record {} is not whole: a crash cut it short", next.seq);
-            findings.add(Problem::note(Kind::Journal, message).in_file(self.device.name(), place));
-            return End::Torn;
-        }
-        End::Clean
-    }
-
-    /// Searches the ring for a whole record of the last session that comes after this one.
-    fn search(&self, after: Seq) -> Option<Box<Found>> {
-        let later = |header: &RecordHeader| {
-            header.seq > after
-                && header.session == self.last.session
-                && header.seq >= self.last.first
+    fn end(&self, next: &Next, behind: &Behind, torn: bool, findings: &mut Findings) -> End {
+        let (end, message) = match (behind.first, torn) {
+            (Some((seq, at)), _) => {
+                let message = format!(
+                    "record {} is missing or not whole, and record {seq} follows at byte {at}: \
+                     writes that were not synced, cut short by a crash",
+                    next.seq
+                );
+                (End::Gap, message)
+            }
+            (None, true) => {
+                let message = format!("record {} is not whole: a crash cut it short", next.seq);
+                (End::Torn, message)
+            }
+            (None, false) => return End::Clean,
         };
-        let mut bytes = vec![0; SEARCH as usize];
-        let mut first: Option<Box<Found>> = None;
-        for start in (0..self.ring).step_by(SEARCH as usize) {
-            let part = &mut bytes[..(self.ring - start).min(SEARCH) as usize];
-            if self.device.read_at(part, RING_START + start).is_err() {
-                continue;
-            }
-            let spots = part.chunks_exact(RECORD_ALIGN);
-            for (at, bytes) in (start..).step_by(RECORD_ALIGN).zip(spots) {
-                let before = |header: &RecordHeader| {
-                    let first = first.as_ref();
-                    later(header) && first.is_none_or(|first| header.seq < first.header.seq)
-                };
-                let fits = RecordHeader::decode(bytes).is_ok_and(|header| before(&header));
-                if fits && let Spot::Record(found) = self.read(at, before) {
-                    first = Some(found);
-                }
-            }
-        }
-        first
+        let place = RING_START + next.at.min(self.ring);
+        findings.add(Problem::note(Kind::Journal, message).in_file(self.device.name(), place));
+        end
     }
 
-    /// How many syncs have begun in the unbroken row of records from this one on.
-    fn syncs_from(&self, first: Found) -> u32 {
-        let (mut syncs, mut last) = (0, first);
-        loop {
-            let next = Next {
-                at: last.offset + last.len,
-                seq: last.header.seq.next(),
-                session: last.header.session,
-            };
-            let Spot::Record(found) = self.find(&next, None) else {
-                return syncs;
-            };
-            // At byte 0 it may have begun for want of room.
-            syncs += u32::from(found.offset > next.at);
-            last = *found;
-        }
-    }
-
-    /// The catalog has applied this record, so it was durable, and the journal must have had it.
-    pub fn applied_past(&self, applied: Seq, next: Seq, findings: &mut Findings) {
-        if applied >= next {
-            let message = format!(
-                "it ends before record {next}, and the catalog has applied record {applied}: \
-                 records in between are lost, and new ones would be taken for applied"
-            );
-            let at = RING_START + self.marks.journal_offset.min(self.ring);
-            findings.add(self.damage(message, at));
-        }
+    /// A record that was durable is not whole.
+    fn lost(&self, next: &Next, past: &Past, behind: &Behind) -> Problem {
+        let message = format!(
+            "record {} is missing or not whole, and all up to record {} were durable: it is lost \
+             with {} whole records after it; --repair --drop-journal-tail gives them up",
+            next.seq,
+            past.durable(),
+            behind.records
+        );
+        let disks = behind.disks.iter();
+        let names = disks.filter_map(|disk| self.lent.disk_name(*disk));
+        self.damage(message, next.at).of_disks(names)
     }
 
     fn damage(&self, message: String, at: u64) -> Problem {

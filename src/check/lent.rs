@@ -20,17 +20,17 @@ pub(super) struct Lent<'a> {
 }
 
 impl Lent<'_> {
-    /// Whether the slots of a record hold what it says, as far as that matters: of what the
+    /// The first slot that does not hold what a record says, as far as that matters: of what the
     /// catalog has applied, they may hold something else by now. An error says why it can't be
     /// told.
-    pub fn is_there(
+    pub fn missing(
         &self,
         header: &RecordHeader,
         reference: &Reference,
         created: &Created,
-    ) -> Result<bool, String> {
+    ) -> Result<Option<Place>, String> {
         if !self.is_wanted(header, created) {
-            return Ok(true);
+            return Ok(None);
         }
         let mut data = vec![0; reference.segment as usize * BLOCK];
         for (place, sums) in lent_sums(reference) {
@@ -43,10 +43,10 @@ impl Lent<'_> {
             read.map_err(|error| format!("its data in {place}: {error}"))?;
             let mut blocks = data.chunks_exact(BLOCK).zip(sums);
             if blocks.any(|(block, sum)| checksum(block) != *sum) {
-                return Ok(false);
+                return Ok(Some(place));
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// The first slot of a record that is not lent out, so that no commit can adopt it.
@@ -63,11 +63,17 @@ impl Lent<'_> {
     }
 
     /// Whether the disk of a write is there, and has not got it yet.
-    fn is_wanted(&self, header: &RecordHeader, created: &Created) -> bool {
+    pub fn is_wanted(&self, header: &RecordHeader, created: &Created) -> bool {
         match self.catalog.disks.get(&header.disk) {
             Some(disk) => header.seq > disk.applied,
             None => created.contains(&header.disk),
         }
+    }
+
+    /// The name of a disk that the catalog knows.
+    pub fn disk_name(&self, disk: DiskId) -> Option<String> {
+        let disk = self.catalog.disks.get(&disk)?;
+        Some(disk.name.clone())
     }
 
     /// Notes the disk that a record makes.

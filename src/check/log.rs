@@ -23,6 +23,24 @@ pub(super) struct Log {
     pub whole: bool,
 }
 
+/// There is no log.
+pub(super) fn missing(why: &str, root: &Root, findings: &mut Findings) -> Log {
+    let message = format!(
+        "{why}: it has all commits after the catalog's last checkpoint, number {}; put it back, or \
+         restore both catalog files from a copy. All of them are lost without it, and none there \
+         were only if the store was unmounted in order and not mounted again since",
+        root.commit
+    );
+    findings.add(Problem::damage(Kind::Log, message));
+    Log {
+        frames: Vec::new(),
+        tail: 0,
+        commit: root.commit,
+        started: false,
+        whole: false,
+    }
+}
+
 /// Looks at the whole log.
 pub(super) fn read(device: &dyn Device, root: &Root, findings: &mut Findings) -> Log {
     let mut log = Log {

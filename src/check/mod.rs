@@ -7,13 +7,16 @@
 //! half a byte for each slot and a bit for each block of 2 TiB at a time; the big trees are gone
 //! through in the order of their keys.
 
+mod behind;
 mod blame;
 mod blocks;
 mod catalog;
+mod cut;
 mod data;
 mod devices;
 mod files;
 mod findings;
+mod headers;
 mod journal;
 mod lent;
 mod log;
@@ -47,6 +50,7 @@ use crate::device::Device;
 use blame::Bad;
 use catalog::Catalog;
 use findings::Findings;
+use headers::Opened;
 use lent::Lent;
 use root::NoRoot;
 
@@ -54,8 +58,8 @@ use root::NoRoot;
 pub struct Parts<'a> {
     /// The catalog's pages.
     pub pages: Arc<dyn Device>,
-    /// The catalog's log.
-    pub log: Arc<dyn Device>,
+    /// The catalog's log, or why there is none.
+    pub log: Result<Arc<dyn Device>, String>,
     /// The journal, or why it can't be opened.
     pub journal: Result<Arc<dyn Device>, String>,
     /// Opens a device of the pool.
@@ -84,7 +88,8 @@ pub fn check(
         Err(NoRoot::CouldNotCheck(why)) => return Err(CheckError::NotACatalog(why)),
         Err(NoRoot::Damaged) => return Ok(Report::lost(findings)),
     };
-    let mut catalog = Catalog::read(&*parts.pages, &*parts.log, root, &mut findings);
+    let log = parts.log.as_deref().map_err(String::as_str);
+    let mut catalog = Catalog::read(&*parts.pages, log, root, &mut findings);
     let readable = pages::check(&catalog, &mut findings);
     records::check(&catalog, &mut findings);
     space::check(&catalog, &mut findings);
@@ -96,19 +101,21 @@ pub fn check(
                 catalog: &catalog,
                 devices: &devices,
             };
-            journal::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
+            headers::open(&**journal, lent, &mut findings).map_err(CheckError::NotACatalog)?
         }
         Err(error) => {
             findings.add(Problem::damage(Kind::Journal, error.clone()));
-            None
+            Opened::Foreign
         }
     };
+    let (reader, mut cut) = match reader {
+        Opened::Journal(reader) => (Some(reader), None),
+        Opened::Lost(cut) => (None, Some(cut)),
+        Opened::Foreign => (None, None),
+    };
     let journal = reader.as_ref().map(|reader| {
-        let journal = reader.scan(&mut findings, &mut |_| {});
-        let disks = catalog.disks.values().map(|disk| disk.applied);
-        let applied = disks.max().max(Some(catalog.marks.applied));
-        let next = crate::base::Seq(journal.next);
-        reader.applied_past(applied.unwrap_or_default(), next, &mut findings);
+        let (journal, rest) = reader.scan(&mut findings, &mut |_| {});
+        cut = rest;
         journal
     });
     let mut read = 0;
@@ -124,9 +131,9 @@ pub fn check(
         }
     }
     progress(read, read);
-    Ok(Report::new(
-        &catalog, &readable, &found, journal, read, findings,
-    ))
+    let mut report = Report::new(&catalog, &readable, &found, journal, read, findings);
+    report.cut = cut;
+    Ok(report)
 }
 
 /// Finds blocks without a checksum, and, given the devices, those that differ from theirs.

@@ -138,7 +138,10 @@ fn compare(catalog: &Catalog<'_>, mut packs: BTreeMap<Place, OfPack>, findings: 
                  early, or never"
             ),
         };
-        (*place, Problem::damage(Kind::Slot, message).at_slot(*place))
+        // All versions could be read, so that the count is theirs.
+        let mend = vec![Change::CountPack(*place, *found)];
+        let problem = Problem::mended_by(Kind::Slot, message, mend);
+        (*place, problem.at_slot(*place))
     };
     let problems = packs.iter().take(MAX_BAD).map(problem).collect();
     report(catalog, problems, findings);

@@ -148,6 +148,11 @@ impl Problem {
         self
     }
 
+    pub(super) fn of_disks(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.disks.extend(names);
+        self
+    }
+
     pub(super) fn of_snapshot(mut self, name: impl Into<String>) -> Self {
         self.snapshots.push(name.into());
         self

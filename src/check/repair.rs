@@ -60,11 +60,10 @@ pub(super) fn repair(
     log: &Path,
     now: Timestamp,
 ) -> Result<Repaired, CheckError> {
-    let changes: Vec<Change> = report
-        .problems
-        .iter()
-        .flat_map(|problem| problem.mend.iter().cloned())
-        .collect();
+    let mends = report.problems.iter().flat_map(|problem| &problem.mend);
+    let mut changes: Vec<Change> = mends.cloned().collect();
+    // Counts first: they are those of the lists as they are, and the other changes keep them.
+    changes.sort_by_key(|change| !is_count(change));
     let Some(tail) = report.tail.as_ref().filter(|_| !changes.is_empty()) else {
         return Ok(Repaired::Nothing(None));
     };
@@ -89,17 +88,33 @@ pub(super) fn repair(
         return nothing("nothing was repaired: the log is full; mount and unmount the store once");
     }
     // A commit that the daemon would refuse must not come into the log: it could not open it.
-    let mut catalog = Catalog::read(&pages, &log, tail.root.clone(), &mut Findings::default());
+    let mut catalog = Catalog::read(
+        &pages,
+        Ok(&log),
+        tail.root.clone(),
+        &mut Findings::default(),
+    );
     if let Err(error) = catalog.apply(&changes) {
         return nothing(&format!("nothing was repaired: {error}"));
     }
-    let copies = [copy(&pages, tail.pages, now)?, copy(&log, log.len(), now)?];
+    let beside = |file: &FileDevice| PathBuf::from(file.name());
+    let copies = [
+        copy(&pages, &beside(&pages), tail.pages, now)?,
+        copy(&log, &beside(&log), log.len(), now)?,
+    ];
     // A program that was killed may have left root and frames in the host's memory alone.
     pages.sync()?;
     log.sync()?;
     log.write_at(&[IoSlice::new(&frame)], tail.offset)?;
     log.sync()?;
     Ok(Repaired::Done(copies))
+}
+
+fn is_count(change: &Change) -> bool {
+    matches!(
+        change,
+        Change::CountFree(..) | Change::CountSpace(_) | Change::CountPack(..)
+    )
 }
 
 fn frame(tail: &Tail, changes: &[Change]) -> Result<Vec<u8>, FormatError> {
@@ -111,9 +126,14 @@ fn open(path: &Path) -> Result<FileDevice, DeviceError> {
     FileDevice::open(path, OpenMode::READ_WRITE)
 }
 
-/// Copies the first `len` bytes of a file beside it, durably; holes stay holes.
-fn copy(from: &FileDevice, len: u64, now: Timestamp) -> Result<PathBuf, DeviceError> {
-    let path = PathBuf::from(format!("{}.before-repair-{}", from.name(), now.0));
+/// Copies the first `len` bytes of a file beside another, durably; holes stay holes.
+pub(super) fn copy(
+    from: &FileDevice,
+    beside: &Path,
+    len: u64,
+    now: Timestamp,
+) -> Result<PathBuf, DeviceError> {
+    let path = PathBuf::from(format!("{}.before-repair-{}", beside.display(), now.0));
     let to = FileDevice::create(&path, from.len(), Fill::Sparse)?;
     let mut bytes = vec![0; COPY];
     let len = len.min(from.len());

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::catalog::Catalog;
+use super::cut::Cut;
 use super::findings::Findings;
 use super::journal::Journal;
 use super::pages::Readable;
@@ -71,6 +72,9 @@ pub struct Report {
     /// Where a repair would go.
     #[serde(skip)]
     pub(super) tail: Option<Tail>,
+    /// What giving up the rest of the journal takes, where that is damaged.
+    #[serde(skip)]
+    pub(super) cut: Option<Cut>,
 }
 
 impl Report {
@@ -91,6 +95,7 @@ impl Report {
             problems: Vec::new(),
             left_out: 0,
             tail: None,
+            cut: None,
         };
         report.take(findings);
         report

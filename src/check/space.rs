@@ -2,13 +2,14 @@
 
 use super::catalog::{Catalog, MAX_SLOTS};
 use super::findings::Findings;
-use super::problem::{Kind, Problem};
+use super::problem::{Kind, Problem, Severity};
 use super::slots::Use;
 use crate::base::DeviceNo;
+use crate::ondisk::{Change, Space};
 
 /// Compares them. To be called before the versions have marked their slots.
 pub(super) fn check(catalog: &Catalog<'_>, findings: &mut Findings) {
-    let (mut total, mut free, mut pending) = (0u64, 0, 0);
+    let (mut total, mut free, mut pending) = (0u64, 0, catalog.on_both_lists);
     for (number, slots) in catalog.slots.devices() {
         let Some(entry) = catalog.devices.get(&number) else {
             continue;
@@ -24,7 +25,13 @@ pub(super) fn check(catalog: &Catalog<'_>, findings: &mut Findings) {
                 "device {number} counts {} free segments, and {listed} are on the free list",
                 entry.free
             );
-            findings.add(of_device(number, message));
+            let mend = vec![Change::CountFree(number, listed)];
+            let problem = of_device(number, message);
+            findings.add(Problem {
+                severity: Severity::Repairable,
+                mend,
+                ..problem
+            });
         }
         total = total.saturating_add(entry.record.slots);
         free += listed;
@@ -39,7 +46,12 @@ pub(super) fn check(catalog: &Catalog<'_>, findings: &mut Findings) {
     let wrong = counts.into_iter().filter(|(_, says, is)| says != is);
     for (what, says, is) in wrong.filter(|_| catalog.whole) {
         let message = format!("the catalog counts {says} segments {what}, and there are {is}");
-        findings.add(Problem::damage(Kind::Space, message));
+        let mend = vec![Change::CountSpace(Space {
+            total,
+            free,
+            pending,
+        })];
+        findings.add(Problem::mended_by(Kind::Space, message, mend));
     }
 }
 

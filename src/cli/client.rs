@@ -3,8 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::exit::Failure;
 use super::mountinfo::{self, snapmark_mounts};
@@ -78,12 +80,14 @@ impl Mount {
     /// # Errors
     /// Where the store refuses it, in the store's words.
     pub fn command(&self, line: &str) -> Result<String, Failure> {
+        if line.contains('\n') {
+            return Err(Failure::usage(format!(
+                "{line:?} is more than one line, and a command has one"
+            )));
+        }
         let path = self.path.join(".control");
-        let mut control = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|error| Failure::io(path.display(), &error))?;
+        let mut control =
+            open_control(&path).map_err(|error| Failure::io(path.display(), &error))?;
         // One write(2) is one command: not write_all, which could split it.
         let written = control.write(format!("{line}\n").as_bytes());
         let answer = read_answer(&control);
@@ -121,8 +125,34 @@ impl Mount {
 
     fn read(&self, name: &str) -> Result<String, Failure> {
         let path = self.path.join(name);
-        std::fs::read_to_string(&path).map_err(|error| Failure::io(path.display(), &error))
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(&path);
+        file.and_then(std::io::read_to_string)
+            .map_err(|error| Failure::io(path.display(), &error))
     }
+}
+
+/// Opens what looks like a `.control`. The path may come from anyone: through a link, a FIFO or
+/// another name of some file, a command would be written elsewhere.
+fn open_control(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    let found = control.metadata()?;
+    let beside = std::fs::metadata(path.parent().unwrap_or(path))?;
+    if found.is_file() && found.nlink() == 1 && found.dev() == beside.dev() {
+        return Ok(control);
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::InvalidInput,
+        "it is not what a mounted store has there",
+    ))
 }
 
 fn read_answer(control: &File) -> std::io::Result<String> {
@@ -140,8 +170,17 @@ impl Target {
     /// What this path names. The file itself need not be there; its mount must.
     ///
     /// # Errors
-    /// Where it does not lie in a mounted store.
+    /// Where it does not lie in a mounted store, or no disk can have the name.
     pub fn of(path: &Path) -> Result<Self, Failure> {
+        // In a line of command words it would be taken for several.
+        let splits = |c: char| c == ',' || c.is_whitespace() || c.is_control();
+        if let Some(name) = path.file_name().and_then(|name| name.to_str())
+            && name.contains(splits)
+        {
+            return Err(Failure::usage(format!(
+                "{name:?} names no disk: a name has no ',', spaces or control characters"
+            )));
+        }
         if let Some(target) = Self::beside_control(path) {
             return Ok(target);
         }
@@ -230,6 +269,27 @@ mod tests {
         let both = [mount.path().join("a"), other.path().join("b")];
         assert!(Target::all_of(&both).is_err());
         assert_eq!(Target::all_of(&both[..1]).unwrap().1, ["a"]);
+    }
+
+    #[test]
+    fn a_command_goes_to_no_file_but_a_control() {
+        let (evil, victim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (control, victim) = (evil.path().join(".control"), victim.path().join("victim"));
+        std::fs::write(&victim, "precious").unwrap();
+        let mount = Mount {
+            path: evil.path().to_owned(),
+        };
+        std::os::unix::fs::symlink(&victim, &control).unwrap();
+        assert!(mount.command("flush").is_err(), "a link");
+        std::fs::remove_file(&control).unwrap();
+        std::fs::hard_link(&victim, &control).unwrap();
+        assert!(mount.command("flush").is_err(), "another name");
+        std::fs::remove_file(&control).unwrap();
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &control, fifo, mode, 0).unwrap();
+        assert!(mount.command("flush").is_err(), "a FIFO");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::exit::{Exit, Failure};
 use super::progress;
 use crate::base::ByteSize;
-use crate::config::LockError;
+use crate::config::{DirectoryError, LockError};
 use crate::control::DeviceSpec;
 use crate::daemon::background::{BackgroundError, Readiness};
 use crate::daemon::init::NewStore;
@@ -181,6 +181,9 @@ fn store_failure(error: &StoreError) -> Failure {
     let exit = match error {
         StoreError::NotAStore(_) | StoreError::PoolDevice { .. } => Exit::NotFound,
         StoreError::Lock(LockError::Held { .. }) => Exit::Busy,
+        StoreError::Untrusted(DirectoryError::Foreign { .. } | DirectoryError::Writable { .. }) => {
+            Exit::Denied
+        }
         StoreError::Invalid(_) | StoreError::Settings(_) => Exit::Usage,
         _ => Exit::Failed,
     };

@@ -37,7 +37,7 @@ Exit codes:
   6  the pool is full
   7  not permitted, or the target is a snapshot (snapshots do not change)
 
-'snapmark check' has codes of its own, those of a file system's check:
+'snapmark check' and 'snapmark scrub' have codes of its own, those of a file system's check:
   0  clean
   1  repaired, or can be repaired
   2  damaged

@@ -65,6 +65,7 @@ enum Command {
     Status(commands::status::Status),
     Top(commands::top::Top),
     Check(commands::check::Check),
+    Scrub(commands::scrub::Scrub),
     Device(commands::device::Device),
     Completions(commands::completions::Completions),
     Man(commands::man::Man),
@@ -90,6 +91,7 @@ impl Command {
             Self::Status(command) => command.run(),
             Self::Top(command) => command.run(),
             Self::Check(command) => command.run(),
+            Self::Scrub(command) => command.run(),
             Self::Device(command) => command.run(),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
@@ -121,7 +123,8 @@ pub fn main() -> ExitCode {
 fn not_parsed(error: &clap::Error) -> ExitCode {
     // Where it can't be shown, the code is what is left.
     let _ = error.print();
-    let checks = std::env::args_os().nth(1).is_some_and(|arg| arg == "check");
+    let first = std::env::args_os().nth(1);
+    let checks = first.is_some_and(|arg| arg == "check" || arg == "scrub");
     match error.exit_code() {
         0 => Exit::Ok.into(),
         _ if checks => Exit::UNCHECKED.into(),
@@ -179,6 +182,9 @@ mod tests {
             "snapmark completions zsh",
             "snapmark top -n 1",
             "snapmark check /s --data --repair --json",
+            "snapmark scrub",
+            "snapmark scrub /m --rate 50MiB/s --background",
+            "snapmark scrub /m --status --json",
         ] {
             let parsed = Cli::try_parse_from(good.split(' '));
             assert!(parsed.is_ok(), "{good}: {parsed:?}");
@@ -195,6 +201,9 @@ mod tests {
             "snapmark completions cobol",
             "snapmark top -i 0",
             "snapmark check",
+            "snapmark scrub /m --pause --resume",
+            "snapmark scrub /m --pause --background",
+            "snapmark scrub /m --rate fast",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

@@ -30,6 +30,12 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&(text + "\n"))
 }
 
+/// A number of things, as in "1 disk" and "2 disks".
+pub fn count(number: u64, what: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{end}")
+}
+
 /// Says something beside the output.
 pub fn note(text: &str) {
     // Standard error may be closed; there is nowhere left to say so.

@@ -1,6 +1,6 @@
 //! The names of the files in a store's directory.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A store's directory. All names in it are given here and nowhere else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ impl Layout {
     pub const JOURNAL: &str = "journal";
     /// The backing file of the default device.
     pub const POOL: &str = "pool.img";
+    /// How far the online data check is.
+    pub const SCRUB: &str = "scrub.yaml";
     /// The daemon's log.
     pub const LOG: &str = "snapmark.log";
 
@@ -66,6 +68,12 @@ impl Layout {
         self.dir.join(Self::POOL)
     }
 
+    /// The path of [`Layout::SCRUB`].
+    #[must_use]
+    pub fn scrub(&self) -> PathBuf {
+        self.dir.join(Self::SCRUB)
+    }
+
     /// The path of [`Layout::LOG`].
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -76,6 +84,15 @@ impl Layout {
     #[must_use]
     pub fn device(&self, path: &str) -> PathBuf {
         self.dir.join(path)
+    }
+
+    /// Whether a path as it stands in the device table or the settings leads to a file in the
+    /// store. Such a file is never reached through a symbolic link; one elsewhere was named by
+    /// the administrator, and may be.
+    #[must_use]
+    pub fn is_inside(path: &Path) -> bool {
+        let mut parts = path.components();
+        path.is_relative() && parts.all(|part| matches!(part, Component::Normal(_)))
     }
 }
 
@@ -89,5 +106,15 @@ mod tests {
         assert_eq!(layout.settings(), Path::new("/var/store/store.yaml"));
         assert_eq!(layout.device("pool.img"), layout.pool());
         assert_eq!(layout.device("/dev/sdb"), Path::new("/dev/sdb"));
+    }
+
+    #[test]
+    fn what_climbs_or_begins_elsewhere_is_not_inside() {
+        for inside in ["pool.img", "more/pool2", "..a"] {
+            assert!(Layout::is_inside(Path::new(inside)), "{inside}");
+        }
+        for outside in ["/dev/sdb", "..", "../../etc/passwd", "more/../../x"] {
+            assert!(!Layout::is_inside(Path::new(outside)), "{outside}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -112,7 +112,17 @@ fn open(path: &Path) -> io::Result<File> {
 fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let mode = Mode::RUSR | Mode::WUSR;
-    Ok(File::from(rustix::fs::open(path, flags, mode)?))
+    let file = File::from(rustix::fs::open(path, flags, mode)?);
+    let found = file.metadata()?;
+    // It is about to be written: what has another name may be a file that matters elsewhere.
+    if found.is_file() && found.nlink() <= 1 {
+        Ok(file)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file of one name; remove it",
+        ))
+    }
 }
 
 /// The process number in the lock's file, where one stands there.
@@ -174,6 +184,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("victim"), "precious").unwrap();
         std::os::unix::fs::symlink("victim", dir.path().join(Layout::LOCK)).unwrap();
+        assert!(StoreLock::acquire(dir.path()).is_err());
+        let victim = std::fs::read_to_string(dir.path().join("victim")).unwrap();
+        assert_eq!(victim, "precious");
+        let lock = dir.path().join(Layout::LOCK);
+        std::fs::remove_file(&lock).unwrap();
+        std::fs::hard_link(dir.path().join("victim"), &lock).unwrap();
         assert!(StoreLock::acquire(dir.path()).is_err());
         let victim = std::fs::read_to_string(dir.path().join("victim")).unwrap();
         assert_eq!(victim, "precious");

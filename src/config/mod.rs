@@ -1,11 +1,13 @@
 //! What a store directory holds by name, who has it open, and its settings.
 
+mod directory;
 mod glob;
 mod layout;
 mod lock;
 mod settings;
 mod value;
 
+pub use directory::{DirectoryError, check_directory, claim_directory};
 pub use glob::Glob;
 pub use layout::Layout;
 pub use lock::{LockError, StoreLock};

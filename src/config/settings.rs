@@ -11,8 +11,9 @@ use super::value::{self, section};
 use super::{Glob, Interval, Layout};
 use crate::base::ByteSize;
 
-/// The longest settings file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+/// The longest settings file that is read, in bytes. Reading YAML that is nested as deep as this is
+/// long takes the square of it, so it is not much more than settings need.
+const MAX_FILE: u64 = 64 << 10;
 
 /// All settings. What a file does not name has its default, so an empty file is a valid one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Settings {
     /// The pool's space.
     #[serde(deserialize_with = "section")]
     pub space: SpaceSettings,
+    /// The online data check.
+    #[serde(deserialize_with = "section")]
+    pub scrub: ScrubSettings,
     /// The mount.
     #[serde(deserialize_with = "section")]
     pub fuse: FuseSettings,
@@ -107,6 +111,15 @@ pub struct SpaceSettings {
     pub warn: Vec<u8>,
 }
 
+/// The online data check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubSettings {
+    /// Bytes a second that it reads at the most; 0 is no limit.
+    #[serde(deserialize_with = "value::rate")]
+    pub rate: ByteSize,
+}
+
 /// The mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -176,6 +189,14 @@ impl Default for SpaceSettings {
     }
 }
 
+impl Default for ScrubSettings {
+    fn default() -> Self {
+        Self {
+            rate: ByteSize(200 << 20),
+        }
+    }
+}
+
 impl Default for FuseSettings {
     fn default() -> Self {
         Self {
@@ -223,7 +244,7 @@ pub enum SettingsError {
         source: io::Error,
     },
     /// The file is too long to be settings.
-    #[error("{0} is longer than 1 MiB, which no settings are: is it the right file?")]
+    #[error("{0} is longer than 64 KiB, which no settings are: is it the right file?")]
     TooLong(String),
     /// The file says something that can't be.
     #[error("{file}:{line}:{column}: {message}; correct it, or remove it to have the default")]
@@ -318,6 +339,12 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     // NONBLOCK: a FIFO of that name must not make us wait.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        ));
+    }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -136,6 +136,11 @@ pub(super) fn batch<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::E
     size(from, 1 << 20, 1 << 30)
 }
 
+/// Bytes a second, up to 1 TiB; 0 is no limit.
+pub(super) fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<ByteSize, D::Error> {
+    size(from, 0, 1 << 40)
+}
+
 fn size<'de, D: Deserializer<'de>>(from: D, low: u64, high: u64) -> Result<ByteSize, D::Error> {
     let expecting = "a size such as 512MiB or 100GiB";
     ranged(from, expecting, ByteSize(low), ByteSize(high))

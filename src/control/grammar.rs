@@ -22,7 +22,7 @@ const fn form(verb: &'static str, arguments: &'static str, does: &'static str) -
 }
 
 /// All commands, in the order in which help shows them.
-pub const FORMS: [Form; 14] = [
+pub const FORMS: [Form; 15] = [
     form(
         "snapshot",
         "DISK[,DISK...] [NAME] [nosync]",
@@ -62,6 +62,12 @@ pub const FORMS: [Form; 14] = [
         "give the pool another backing file or block device",
     ),
     form("device-list", "", "the devices of the pool"),
+    form(
+        "scrub",
+        "start [RATE]|pause|resume|stop|rate RATE",
+        "read all data while the store is in use, and compare it with its checksums; RATE is bytes \
+         a second, as in 200MiB/s, and 0 is no limit; status shows how far it is",
+    ),
     form("list", "", "disks and snapshots"),
     form("status", "", "the state of the store, as YAML"),
     form("stats", "", "the counters, as Prometheus text"),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub use error::{CommandError, ErrorKind};
 pub use exposition::{Sample, parse_exposition};
 pub use grammar::{FORMS, Form, help};
-pub use parse::{Command, DeviceSpec, MAX_LINE, parse};
+pub use parse::{Command, DeviceSpec, MAX_LINE, ScrubCommand, parse, parse_rate};
 pub use table::{Align, Table};
 pub use verbs::{MOUNT_HINTS, SnapshotAnswer, render_devices, render_list};
 

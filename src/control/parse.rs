@@ -71,6 +71,8 @@ pub enum Command {
     DeviceAdd(DeviceSpec),
     /// Show the devices.
     DeviceList,
+    /// The online data check.
+    Scrub(ScrubCommand),
     /// Show disks and snapshots.
     List,
     /// Show the state.
@@ -79,6 +81,21 @@ pub enum Command {
     Stats,
     /// Show the commands.
     Help,
+}
+
+/// What the online data check is to do. Rates are bytes a second; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScrubCommand {
+    /// Begin, with the rate of the settings where none is given.
+    Start(Option<ByteSize>),
+    /// Wait where it is.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End.
+    Stop,
+    /// Go on faster or slower.
+    Rate(ByteSize),
 }
 
 /// A device as it is named in commands: `PATH` or `PATH:SIZE`.
@@ -199,6 +216,7 @@ fn arguments(form: &Form, rest: &str, words: &[&str]) -> Result<Command, Command
             .parse()
             .map(Command::DeviceAdd)
             .map_err(CommandError::invalid),
+        "scrub" => scrub(words),
         "flush" => exactly(words).map(|[]| Command::Flush),
         "device-list" => exactly(words).map(|[]| Command::DeviceList),
         "list" => exactly(words).map(|[]| Command::List),
@@ -291,6 +309,33 @@ fn rollback(words: &[&str]) -> Result<Command, CommandError> {
         snapshot,
         force,
     })
+}
+
+fn scrub(words: &[&str]) -> Result<Command, CommandError> {
+    let command = match *words {
+        ["start"] => ScrubCommand::Start(None),
+        ["start", rate] => ScrubCommand::Start(Some(parse_rate(rate)?)),
+        ["pause"] => ScrubCommand::Pause,
+        ["resume"] => ScrubCommand::Resume,
+        ["stop"] => ScrubCommand::Stop,
+        ["rate", rate] => ScrubCommand::Rate(parse_rate(rate)?),
+        [] => return Err(count(words, "one or two")),
+        [other, ..] => {
+            return Err(CommandError::invalid(format!(
+                "{other:?} with {} more words is nothing that a scrub can do",
+                words.len() - 1
+            )));
+        }
+    };
+    Ok(Command::Scrub(command))
+}
+
+/// Bytes a second, as in `200MiB/s`, or without the `/s`.
+///
+/// # Errors
+/// Where it is no size.
+pub fn parse_rate(text: &str) -> Result<ByteSize, CommandError> {
+    parse_size(text.strip_suffix("/s").unwrap_or(text))
 }
 
 fn exactly<'a, const N: usize>(words: &[&'a str]) -> Result<[&'a str; N], CommandError> {

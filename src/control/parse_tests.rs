@@ -38,6 +38,18 @@ fn each_form_is_understood() {
         ),
         ("  snapshot a nosync", snap(&["a"], None, false)),
         ("snapshot a n\tnosync", snap(&["a"], Some("n"), false)),
+        ("scrub start", Command::Scrub(ScrubCommand::Start(None))),
+        (
+            "scrub start 200MiB/s",
+            Command::Scrub(ScrubCommand::Start(Some(ByteSize(200 << 20)))),
+        ),
+        ("scrub pause", Command::Scrub(ScrubCommand::Pause)),
+        ("scrub resume", Command::Scrub(ScrubCommand::Resume)),
+        ("scrub stop", Command::Scrub(ScrubCommand::Stop)),
+        (
+            "scrub rate 0",
+            Command::Scrub(ScrubCommand::Rate(ByteSize(0))),
+        ),
         ("delete vm1.img", Command::Delete { name: disk.clone() }),
         ("rename a b", rename("a", "b")),
         ("rename a@1 2", rename("a@1", "a@2")),

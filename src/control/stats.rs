@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::exposition::Exposition;
-use crate::volume::{DeviceStatus, DiskStatus, Metrics, OperationMetrics, Status};
+use crate::volume::{
+    DeviceStatus, DiskStatus, Metrics, OperationMetrics, ScrubState, ScrubStatus, Status,
+};
 
 /// A family with a sample for each of several things: name, help, and the value.
 type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
@@ -15,6 +17,7 @@ pub fn render(status: &Status, metrics: &Metrics) -> String {
     let mut out = Exposition::default();
     store(&mut out, status);
     cache(&mut out, status, metrics);
+    scrub(&mut out, &status.scrub);
     devices(&mut out, status);
     operations(&mut out, metrics);
     disks(&mut out, status);
@@ -112,6 +115,38 @@ fn cache(out: &mut Exposition, status: &Status, metrics: &Metrics) {
         out.single("journal_size_bytes", "gauge", help, journal.size);
         let help = "Bytes of the journal in use.";
         out.single("journal_used_bytes", "gauge", help, journal.used);
+    }
+}
+
+fn scrub(out: &mut Exposition, scrub: &ScrubStatus) {
+    out.family("scrub_state", "gauge", "1 for what the scrub is doing.");
+    for state in ScrubState::ALL {
+        let value = u8::from(state == scrub.state);
+        out.sample("scrub_state", &[("state", &state.to_string())], value);
+    }
+    for (name, help, value) in [
+        (
+            "scrub_rate_bytes_per_second",
+            "Bytes that the scrub reads in a second at the most; 0 is no limit.",
+            scrub.rate,
+        ),
+        (
+            "scrub_checked_bytes",
+            "Data that the scrub has compared with its checksums.",
+            scrub.checked,
+        ),
+        (
+            "scrub_all_bytes",
+            "Data that the scrub is to compare.",
+            scrub.total,
+        ),
+        (
+            "scrub_damaged_blocks",
+            "Damaged blocks that the scrub has found.",
+            scrub.damaged,
+        ),
+    ] {
+        out.single(name, "gauge", help, value);
     }
 }
 
@@ -250,6 +285,8 @@ mod tests {
     fn the_numbers_are_there() {
         let samples = parse_exposition(&sample()).unwrap();
         for (name, label, expected) in [
+            ("snapmark_scrub_state", ("state", "idle"), 1.0),
+            ("snapmark_scrub_state", ("state", "running"), 0.0),
             ("snapmark_operations_total", ("operation", "write"), 1.0),
             (
                 "snapmark_operation_errors_total",

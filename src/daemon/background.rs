@@ -7,8 +7,11 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+
+use rustix::fs::OFlags;
 
 /// The hidden argument that makes a process the background one; the command line adds it.
 pub const CHILD_FLAG: &str = "--background-child";
@@ -83,8 +86,26 @@ pub fn start(arguments: &[OsString], log: &Path) -> Result<u32, BackgroundError>
 }
 
 fn open_log(log: &Path) -> Result<File, BackgroundError> {
-    let file = OpenOptions::new().append(true).create(true).open(log);
-    file.map_err(|error| BackgroundError::Log {
+    // Whatever lies there in its place is not written to, and opening a FIFO does not wait.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let open = || {
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(flags.bits().cast_signed())
+            .open(log)?;
+        let found = file.metadata()?;
+        if found.is_file() && found.nlink() == 1 {
+            Ok(file)
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no regular file of one name; remove it",
+            ))
+        }
+    };
+    open().map_err(|error| BackgroundError::Log {
         log: log.to_owned(),
         error,
     })
@@ -159,6 +180,26 @@ mod tests {
         let log = Path::new("/nowhere/at/all.log");
         let error = open_log(log).unwrap_err().to_string();
         assert!(error.contains("/nowhere/at/all.log"), "{error}");
+    }
+
+    #[test]
+    fn a_log_is_never_written_through_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("victim"), "precious").unwrap();
+        std::os::unix::fs::symlink(at("victim"), at("link")).unwrap();
+        std::os::unix::fs::symlink(at("nothing"), at("dangling")).unwrap();
+        std::fs::hard_link(at("victim"), at("hard")).unwrap();
+        let fifo = rustix::fs::FileType::Fifo;
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), fifo, mode, 0).unwrap();
+        for trick in ["link", "dangling", "hard", "fifo"] {
+            assert!(open_log(&at(trick)).is_err(), "{trick}");
+        }
+        assert!(!at("nothing").exists());
+        drop(open_log(&at("log")).unwrap());
+        let mode = std::fs::metadata(at("log")).unwrap().mode();
+        assert_eq!(mode & 0o077, 0);
     }
 
     #[test]

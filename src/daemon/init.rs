@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::store::StoreError;
 use crate::base::{ByteSize, DeviceNo, Geometry};
 use crate::cache::create_journal;
-use crate::config::{Layout, Settings};
+use crate::config::{Layout, Settings, claim_directory};
 use crate::device::{Device, FileDevice, Fill, OpenMode};
 use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use crate::store::{Catalog, CatalogConfig, Force, format};
@@ -68,6 +68,7 @@ pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), St
     let settings = Settings::parse(&layout.settings().display().to_string(), text.as_bytes())?;
     let mut made = Made(Vec::new());
     make_directory(layout.dir(), &mut made)?;
+    claim_directory(layout.dir())?;
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(|error| StoreError::Invalid(error.to_string()))?;
 
@@ -129,7 +130,7 @@ fn directory(path: &Path, error: std::io::Error) -> StoreError {
 }
 
 fn make_directory(dir: &Path, made: &mut Made) -> Result<(), StoreError> {
-    if dir.exists() {
+    if fs::symlink_metadata(dir).is_ok() {
         let mut entries = fs::read_dir(dir).map_err(|error| directory(dir, error))?;
         return match entries
             .find_map(Result::ok)
@@ -180,11 +181,13 @@ fn make_devices(
             return Err(StoreError::Invalid(format!("{path} is given twice")));
         }
         let size = size.or(new.size);
-        let device: Arc<dyn Device> = if full.exists() {
-            Arc::new(FileDevice::open(
-                &full,
-                OpenMode::READ_WRITE.following_links(),
-            )?)
+        let mut force = Force::No;
+        let device: Arc<dyn Device> = if fs::symlink_metadata(&full).is_ok() {
+            let device = FileDevice::open(&full, OpenMode::READ_WRITE.following_links())?;
+            if !device.is_block_device() {
+                force = Force::IfEmpty;
+            }
+            Arc::new(device)
         } else {
             let size = size.ok_or_else(|| {
                 StoreError::Invalid(format!(
@@ -209,7 +212,7 @@ fn make_devices(
             path: path.clone(),
             slots,
         };
-        format(device.as_ref(), store, &record, geometry, Force::No)?;
+        format(device.as_ref(), store, &record, geometry, force)?;
         records.push(record);
     }
     Ok(records)

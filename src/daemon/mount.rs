@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::background::{self, BackgroundError, Readiness};
-use super::mountpoint::{self, MountpointError};
+use super::mountpoint::{Mountpoint, MountpointError};
 use super::process;
 use super::serve::{ServeError, serve};
 use super::store::{OpenStore, StoreError};
-use crate::config::Layout;
+use crate::config::{Layout, check_directory};
 use crate::control::Control;
 use crate::frontend::fuse::FuseOptions;
 
@@ -49,8 +49,8 @@ impl Mounting {
     /// # Errors
     /// Where the store can't be opened or mounted, or did not end well.
     pub fn serve(&self, readiness: &mut Readiness) -> Result<(), MountError> {
-        process::prepare();
-        let mountpoint = mountpoint::prepare(&self.mountpoint, &self.store)?;
+        let prepared = process::prepare();
+        let mountpoint = Mountpoint::find(&self.mountpoint, &self.store)?;
         let store = OpenStore::open(&self.store)?;
         log::set_max_level(store.settings.log.level.into());
         let fuse = &store.settings.fuse;
@@ -63,6 +63,14 @@ impl Mounting {
                 .clone()
                 .unwrap_or_else(|| self.store.display().to_string()),
         };
+        let mountpoint = match mountpoint.clear() {
+            Ok(mountpoint) => mountpoint,
+            Err(error) => {
+                store.volumes.close_store().map_err(ServeError::Close)?;
+                return Err(error.into());
+            }
+        };
+        prepared.report();
         let commands = Arc::new(Control::new(store.volumes.clone()));
         Ok(serve(
             &store.volumes,
@@ -81,6 +89,8 @@ impl Mounting {
         if !Layout::new(&self.store).catalog_pages().exists() {
             return Err(StoreError::NotAStore(self.store.clone()).into());
         }
+        // Before the log in it is written.
+        check_directory(&self.store).map_err(StoreError::from)?;
         Ok(background::start(
             &self.arguments(),
             &Layout::new(&self.store).log(),

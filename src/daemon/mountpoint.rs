@@ -3,9 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
+use crate::frontend::fuse::{DeadMount, Mounted, absolute, mounted_at};
 
-use crate::frontend::fuse::{Mounted, Unmount, Unmounter, absolute, mounted_at};
+/// Dead mounts that are cleared from one path.
+const MOST_LEFT: usize = 16;
 
 /// Why nothing can be mounted there, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -54,30 +55,89 @@ pub enum MountpointError {
     },
 }
 
-/// Checks a mountpoint and returns its absolute path without symbolic links. A mount that a
-/// killed daemon left behind is detached.
-///
-/// # Errors
-/// Where no store can be mounted there.
-pub fn prepare(mountpoint: &Path, store: &Path) -> Result<PathBuf, MountpointError> {
-    detach_stale(mountpoint)?;
-    let path = mountpoint
-        .canonicalize()
-        .map_err(|error| unusable(mountpoint, error))?;
-    let at = |error| unusable(&path, error);
-    if let Some(mounted) = mounted_at(&path).map_err(at)?.filter(Mounted::is_snapmark) {
-        return Err(MountpointError::Mounted {
-            mountpoint: path,
-            store: mounted.source.into(),
-        });
+/// A place where a store can be mounted.
+#[derive(Debug)]
+pub struct Mountpoint {
+    /// Absolute, without symbolic links.
+    path: PathBuf,
+    store: PathBuf,
+    dead: Option<DeadMount>,
+}
+
+impl Mountpoint {
+    /// Looks at a mountpoint. What a killed daemon left there is no obstacle, and stays for now.
+    ///
+    /// # Errors
+    /// Where no store can be mounted there.
+    pub fn find(mountpoint: &Path, store: &Path) -> Result<Self, MountpointError> {
+        let unusable = |error| unusable(mountpoint, error);
+        let path = absolute(mountpoint).map_err(unusable)?;
+        let dead = DeadMount::at(&path).map_err(unusable)?;
+        let found = Self {
+            path,
+            store: store.to_owned(),
+            dead,
+        };
+        if found.dead.is_none() {
+            found.check()?;
+        }
+        Ok(found)
     }
-    if !std::fs::metadata(&path).map_err(at)?.is_dir() {
-        return Err(MountpointError::NotADirectory(path));
+
+    /// Detaches what killed daemons left, and returns the path to mount at. Meant for the moment
+    /// before the mount: until then, who uses the path gets `ENOTCONN` and does not write into
+    /// the directory below.
+    ///
+    /// # Errors
+    /// Where it can't be detached, or what comes to light below it can't be mounted on.
+    pub fn clear(mut self) -> Result<PathBuf, MountpointError> {
+        if self.dead.is_none() {
+            return Ok(self.path);
+        }
+        // Killed daemons may have left several mounts on top of each other.
+        for _ in 0..MOST_LEFT {
+            let Some(dead) = self.dead.take() else {
+                break;
+            };
+            detach(&dead)?;
+            let next = DeadMount::at(&self.path);
+            self.dead = next.map_err(|error| unusable(&self.path, error))?;
+        }
+        self.check()?;
+        Ok(self.path)
     }
-    match store.canonicalize() {
-        Ok(store) if store.starts_with(&path) => Err(MountpointError::HidesStore(path)),
-        _ => Ok(path),
+
+    fn check(&self) -> Result<(), MountpointError> {
+        let path = &self.path;
+        let at = |error| unusable(path, error);
+        if let Some(mounted) = mounted_at(path).map_err(at)?.filter(Mounted::is_snapmark) {
+            return Err(MountpointError::Mounted {
+                mountpoint: path.clone(),
+                store: mounted.source.into(),
+            });
+        }
+        if !std::fs::metadata(path).map_err(at)?.is_dir() {
+            return Err(MountpointError::NotADirectory(path.clone()));
+        }
+        match self.store.canonicalize() {
+            Ok(store) if store.starts_with(path) => Err(MountpointError::HidesStore(path.clone())),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Detaches a dead mount, and says so.
+fn detach(dead: &DeadMount) -> Result<(), MountpointError> {
+    let mountpoint = &dead.mounted().mountpoint;
+    dead.detach().map_err(|error| MountpointError::Stale {
+        mountpoint: mountpoint.clone(),
+        error,
+    })?;
+    log::info!(
+        "detached from {} what a dead daemon left",
+        mountpoint.display()
+    );
+    Ok(())
 }
 
 fn unusable(mountpoint: &Path, error: io::Error) -> MountpointError {
@@ -87,36 +147,6 @@ fn unusable(mountpoint: &Path, error: io::Error) -> MountpointError {
         io::ErrorKind::NotADirectory => MountpointError::NotADirectory(mountpoint),
         _ => MountpointError::Unreadable { mountpoint, error },
     }
-}
-
-/// Detaches what a killed daemon left: the kernel answers `ENOTCONN` there. Anything but a
-/// Snapmark mount is left alone.
-fn detach_stale(mountpoint: &Path) -> Result<(), MountpointError> {
-    let dead = |error: &io::Error| error.raw_os_error() == Some(Errno::NOTCONN.raw_os_error());
-    // Killed daemons may have left several mounts on top of each other.
-    for _ in 0..16 {
-        match std::fs::metadata(mountpoint) {
-            Err(error) if dead(&error) => {}
-            _ => break,
-        }
-        let path = absolute(mountpoint).map_err(|error| unusable(mountpoint, error))?;
-        let stale = |error| MountpointError::Stale {
-            mountpoint: path.clone(),
-            error,
-        };
-        let mounted = mounted_at(&path).map_err(stale)?;
-        if !mounted.is_some_and(|mounted| mounted.is_snapmark()) {
-            break;
-        }
-        let detached = Unmounter::at(&path).and_then(|unmounter| unmounter.detach());
-        match detached.map_err(stale)? {
-            Unmount::Done | Unmount::Gone => {
-                log::info!("detached from {} what a dead daemon left", path.display());
-            }
-            Unmount::Busy => return Err(stale(Errno::BUSY.into())),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -130,13 +160,13 @@ mod tests {
         std::fs::create_dir(&store).unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        let missing = prepare(&dir.path().join("none"), &store).unwrap_err();
+        let missing = Mountpoint::find(&dir.path().join("none"), &store).unwrap_err();
         assert!(missing.to_string().contains("make it with mkdir"));
-        let no_dir = prepare(&file, &store).unwrap_err();
+        let no_dir = Mountpoint::find(&file, &store).unwrap_err();
         assert!(no_dir.to_string().contains("is no directory"));
-        let hides = prepare(dir.path(), &store).unwrap_err();
+        let hides = Mountpoint::find(dir.path(), &store).unwrap_err();
         assert!(matches!(hides, MountpointError::HidesStore(_)));
-        let itself = prepare(&store, &store).unwrap_err();
+        let itself = Mountpoint::find(&store, &store).unwrap_err();
         assert!(matches!(itself, MountpointError::HidesStore(_)));
     }
 
@@ -146,7 +176,7 @@ mod tests {
         let (at, link) = (dir.path().join("mnt"), dir.path().join("link"));
         std::fs::create_dir(&at).unwrap();
         std::os::unix::fs::symlink(&at, &link).unwrap();
-        let path = prepare(&link, &dir.path().join("store")).unwrap();
-        assert_eq!(path, at.canonicalize().unwrap());
+        let found = Mountpoint::find(&link, &dir.path().join("store")).unwrap();
+        assert_eq!(found.clear().unwrap(), at.canonicalize().unwrap());
     }
 }

@@ -1,14 +1,39 @@
 //! What the serving process asks of the kernel for itself.
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Settles limits and the process's place in memory reclaim. What is not allowed is left as it
-/// is: it costs safety margin, not function.
-pub fn prepare() {
+/// What an administrator should hear of, once it is clear that the process serves.
+#[must_use]
+pub struct Prepared {
+    /// Why the process is not marked as an I/O flusher.
+    unmarked: Option<Errno>,
+}
+
+impl Prepared {
+    /// Says what is missing.
+    pub fn report(&self) {
+        // Loop devices are root's.
+        if let Some(errno) = self
+            .unmarked
+            .filter(|_| rustix::process::geteuid().is_root())
+        {
+            log::warn!(
+                "not marked as an I/O flusher ({errno}): with a loop device over a disk this process may wait for itself when memory is short; it needs CAP_SYS_RESOURCE, and in a container has to be given it"
+            );
+        }
+    }
+}
+
+/// Settles limits and the process's place in memory reclaim, before it has threads. What is not
+/// allowed is left as it is: it costs safety margin, not function.
+pub fn prepare() -> Prepared {
     raise_open_files();
-    mark_io_flusher();
+    let unmarked = mark_io_flusher().err();
+    spare_from_oom_killer();
     #[cfg(target_env = "gnu")]
     bound_allocator();
+    Prepared { unmarked }
 }
 
 /// Gives freed memory back to the system (P10): buffers of a block or more are mapped and unmapped
@@ -40,11 +65,28 @@ fn raise_open_files() {
     }
 }
 
+/// Asks to be killed last when memory runs out: with this process all go that have its disks in
+/// use, and memory may be short because of what waits for it to be written. Only where nobody
+/// has decided otherwise; it needs `CAP_SYS_RESOURCE`.
+///
+/// Its memory is not locked: without swap none of it but the program itself can go, and that is
+/// read back from a file system that is none of its own. Swap on a disk of the store is a circle
+/// that locking the cache alone would not break.
+fn spare_from_oom_killer() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    const LAST: &str = "-900";
+    let set = std::fs::read_to_string(FILE).and_then(|now| match now.trim() {
+        "0" => std::fs::write(FILE, LAST),
+        _ => Ok(()),
+    });
+    if let Err(error) = set {
+        log::debug!("the OOM killer treats this process as any other: {error}");
+    }
+}
+
 /// The kernel may wait for this process to write dirty pages back (a loop device over one of its
 /// disks); its own allocations must then not wait for that same write-back. `PR_SET_IO_FLUSHER`
 /// is made for this (prctl(2), Linux 5.6); it needs `CAP_SYS_RESOURCE`.
-fn mark_io_flusher() {
-    if let Err(error) = rustix::process::configure_io_flusher_behavior(true) {
-        log::debug!("not marked as an I/O flusher: {error}");
-    }
+fn mark_io_flusher() -> Result<(), Errno> {
+    rustix::process::configure_io_flusher_behavior(true)
 }

@@ -19,7 +19,8 @@ pub(super) fn daemon_of(mounted: &Mounted) -> Option<u32> {
         .filter(|pid| connection(*pid).is_some())
         .collect();
     let by_connection = |pid: &&u32| connection(**pid).flatten().as_deref() == Some(minor);
-    let by_argument = |pid: &&u32| names(**pid, &mounted.source);
+    let silent = |pid: u32| connection(pid) == Some(None);
+    let by_argument = |pid: &&u32| silent(**pid) && names(**pid, &mounted.source);
     let mut found = holders.iter().filter(by_connection);
     let found = found.next().or_else(|| holders.iter().find(by_argument));
     found.copied()

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cache::{CacheConfig, CacheError, CacheParts};
-use crate::config::{CacheMode, Layout, LockError, Settings, SettingsError, StoreLock};
+use crate::config::{
+    CacheMode, DirectoryError, Layout, LockError, Settings, SettingsError, StoreLock,
+    check_directory,
+};
 use crate::device::{Device, DeviceError, FileDevice, OpenMode};
 use crate::ondisk::Uuid;
 use crate::store::{Catalog, CatalogConfig, CatalogError, Pool, PoolError};
-use crate::volume::{VolumeConfig, VolumeError, Volumes};
+use crate::volume::{ScrubConfig, VolumeConfig, VolumeError, Volumes};
 
 /// Why a store can't be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +20,9 @@ pub enum StoreError {
     /// No store is in the directory.
     #[error("{} is no snapmark store: it has no {}; make one with 'snapmark init'", .0.display(), Layout::CATALOG_PAGES)]
     NotAStore(PathBuf),
+    /// Others could tamper with it.
+    #[error(transparent)]
+    Untrusted(#[from] DirectoryError),
     /// Someone has it open, or it can't be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -80,6 +86,7 @@ impl OpenStore {
         if !layout.catalog_pages().exists() {
             return Err(StoreError::NotAStore(dir.to_owned()));
         }
+        check_directory(dir)?;
         let lock = StoreLock::acquire(dir)?;
         let settings = Settings::load(dir)?;
         if settings.cache.mode == CacheMode::Volatile {
@@ -107,7 +114,7 @@ fn open_volumes(
     let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default())?);
     let pool = open_pool(layout, &catalog)?;
     let journal_path = settings.journal_path(layout.dir());
-    let journal = FileDevice::open(&journal_path, OpenMode::READ_WRITE.following_links())?;
+    let journal = FileDevice::open(&journal_path, mode_of(&settings.journal.path))?;
     let cache = CacheConfig {
         size: settings.cache.size.0,
         volatile,
@@ -119,6 +126,10 @@ fn open_volumes(
         cache,
         priority: Box::new(move |disk| rules.priority(disk)),
         store_dir: layout.dir().to_owned(),
+        scrub: ScrubConfig {
+            rate: settings.scrub.rate.0,
+            file: Some(layout.scrub()),
+        },
     };
     Ok(Volumes::start(
         CacheParts {
@@ -134,12 +145,21 @@ fn open_pool(layout: &Layout, catalog: &Catalog) -> Result<Arc<Pool>, StoreError
     let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
     for record in catalog.view().devices()? {
         let path = layout.device(&record.path);
-        let mode = OpenMode::READ_WRITE.following_links();
-        let device = FileDevice::open(&path, mode).map_err(|source| StoreError::PoolDevice {
+        let device = FileDevice::open(&path, mode_of(Path::new(&record.path)));
+        let device = device.map_err(|source| StoreError::PoolDevice {
             number: record.device.0,
             source,
         })?;
         pool.attach(&record, Arc::new(device))?;
     }
     Ok(Arc::new(pool))
+}
+
+/// How a file is opened that the settings or the device table name by this path.
+fn mode_of(path: &Path) -> OpenMode {
+    if Layout::is_inside(path) {
+        OpenMode::READ_WRITE
+    } else {
+        OpenMode::READ_WRITE.following_links()
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::processes::{daemon_of, users_of};
-use crate::frontend::fuse::{Mounted, Unmount, Unmounter, absolute, mounted_at};
+use crate::frontend::fuse::{DeadMount, Mounted, Unmount, Unmounter, absolute, mounted_at};
 
 /// Why a mount is still there, or its daemon.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +65,7 @@ pub fn detach(mountpoint: &Path) -> Result<(), UnmountError> {
         mountpoint: mountpoint.to_owned(),
         error,
     };
-    let path = absolute_or_linked(mountpoint).map_err(failed)?;
+    let path = absolute(mountpoint).map_err(failed)?;
     let mounted = mounted_at(&path).map_err(failed)?;
     if !mounted.is_some_and(|mounted| mounted.is_snapmark()) {
         return Err(UnmountError::NotMounted(path));
@@ -76,7 +76,8 @@ pub fn detach(mountpoint: &Path) -> Result<(), UnmountError> {
         .map_err(failed)
 }
 
-/// Unmounts what is at `mountpoint` and waits up to `patience` for its daemon to end.
+/// Unmounts what is at `mountpoint` and waits up to `patience` for its daemon to end. What a
+/// killed daemon left there goes at once, also while files in it are open.
 ///
 /// # Errors
 /// Where it is in use or the system refuses; nothing has changed then. Or where the daemon takes
@@ -86,7 +87,11 @@ pub fn unmount(mountpoint: &Path, patience: Duration) -> Result<(), UnmountError
         mountpoint: mountpoint.to_owned(),
         error,
     };
-    let path = absolute_or_linked(mountpoint).map_err(failed)?;
+    let path = absolute(mountpoint).map_err(failed)?;
+    // Who still has files open there gets errors either way: nothing has to be waited for.
+    if let Some(dead) = DeadMount::at(&path).map_err(failed)? {
+        return dead.detach().map_err(failed);
+    }
     let mounted = mounted_at(&path).map_err(failed)?;
     let Some(mounted) = mounted.filter(Mounted::is_snapmark) else {
         return Err(UnmountError::NotMounted(path));
@@ -109,12 +114,6 @@ pub fn unmount(mountpoint: &Path, patience: Duration) -> Result<(), UnmountError
         Some(daemon) => wait_for(daemon, path, patience),
         None => Ok(()),
     }
-}
-
-/// The path as the kernel lists it. A dead daemon's mount can't be looked at, so a symbolic link
-/// is followed only where that works.
-fn absolute_or_linked(mountpoint: &Path) -> io::Result<PathBuf> {
-    mountpoint.canonicalize().or_else(|_| absolute(mountpoint))
 }
 
 fn wait_for(daemon: u32, mountpoint: PathBuf, patience: Duration) -> Result<(), UnmountError> {

@@ -3,17 +3,19 @@
 use std::fs::File;
 use std::io;
 use std::io::IoSlice;
+use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use rustix::fs::{Advice, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::discard::discard;
 use super::range::{total, within};
 use super::transfer::{read_full, write_all};
 use super::{Device, DeviceError, Operation};
+use crate::base::BLOCK;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +71,17 @@ pub enum Fill {
 
 /// A regular file or a block device as a [`Device`].
 ///
-/// It goes through the page cache. Its length is that at the time of opening.
+/// It goes through the page cache, but for [`Device::read_uncached`]. Its length is that at the time
+/// of opening.
 #[derive(Debug)]
 pub struct FileDevice {
     file: File,
     name: String,
     len: u64,
     kind: Kind,
+    /// The same file, opened to be read past the page cache when that is first asked for; none
+    /// where the host can't.
+    direct: OnceLock<Option<File>>,
     /// Whether holes can be punched; set to false by the first refusal and never back.
     can_punch: AtomicBool,
     /// Whether a sync failed; never back to false. The host reports lost writes once and then
@@ -94,8 +100,8 @@ impl FileDevice {
     ///
     /// # Errors
     /// Where it isn't there, may not be opened, is neither regular file nor block device, is a
-    /// symbolic link (`ELOOP`, unless links are followed) or, to be written, a block device in
-    /// use (`EBUSY`).
+    /// symbolic link (`ELOOP`, unless links are followed) or, to be written, in use (`EBUSY`) or
+    /// a file with more names than one (unless links are followed).
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, DeviceError> {
         open_file(path, mode)
             .and_then(|(file, kind)| Self::from_file(file, path, kind))
@@ -131,6 +137,7 @@ impl FileDevice {
             name: path.display().to_string(),
             len,
             kind,
+            direct: OnceLock::new(),
             can_punch: AtomicBool::new(true),
             sync_failed: AtomicBool::new(false),
         })
@@ -184,6 +191,26 @@ impl Device for FileDevice {
             rustix::io::pread(&self.file, buf, at)
         })
         .map_err(|source| self.host_error(Operation::Read, offset, len, source))
+    }
+
+    fn read_uncached(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        let len = buf.len() as u64;
+        self.check(Operation::Read, offset, len)?;
+        let whole = |number: u64| number.is_multiple_of(BLOCK as u64);
+        let aligned = whole(offset) && whole(len) && buf.as_ptr().align_offset(BLOCK) == 0;
+        let direct = || open_direct(&self.file);
+        if aligned && let Some(direct) = self.direct.get_or_init(direct) {
+            let read = read_full(buf, offset, |buf, at| rustix::io::pread(direct, buf, at));
+            let refused = |source: &io::Error| Errno::from_io_error(source) == Some(Errno::INVAL);
+            match read {
+                Err(source) if refused(&source) => {}
+                read => {
+                    return read
+                        .map_err(|source| self.host_error(Operation::Read, offset, len, source));
+                }
+            }
+        }
+        self.read_at(buf, offset)
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
@@ -275,12 +302,19 @@ fn open_file(path: &Path, mode: OpenMode) -> io::Result<(File, Kind)> {
         flags |= OFlags::NOFOLLOW;
     }
     // EXCL without CREATE is defined for block devices alone: the host refuses one in use.
-    let expected = kind_of(if mode.follow {
+    let found = if mode.follow {
         rustix::fs::stat(path)?
     } else {
         rustix::fs::lstat(path)?
-    });
-    if mode.write && expected == Some(Kind::Block) {
+    };
+    if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    let expected = kind_of(found);
+    // Some devices act when they are merely opened.
+    let odd = || invalid("it is neither a regular file nor a block device");
+    let kind = expected.ok_or_else(odd)?;
+    if mode.write && kind == Kind::Block {
         flags |= OFlags::EXCL;
     }
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -288,13 +322,46 @@ fn open_file(path: &Path, mode: OpenMode) -> io::Result<(File, Kind)> {
         // Where the host does not care, it is slower and no more.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
     }
-    match kind_of(rustix::fs::fstat(&file)?) {
-        Some(kind) if Some(kind) == expected => Ok((file, kind)),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is neither a regular file nor a block device",
-        )),
+    let found = rustix::fs::fstat(&file)?;
+    if kind_of(found) != Some(kind) {
+        return Err(odd());
     }
+    if kind == Kind::Regular && mode.write {
+        if !mode.follow && found.st_nlink > 1 {
+            return Err(invalid(
+                "it has another name (a hard link), under which its content would change too; \
+                 copy it, or remove the other name",
+            ));
+        }
+        claim(&file)?;
+    }
+    Ok((file, kind))
+}
+
+/// Takes a file that is to be written for this opener alone, as `EXCL` does a block device: two
+/// stores that name one file, as a copied store does, would destroy each other.
+fn claim(file: &File) -> io::Result<()> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "it is in use, by this store or another one",
+        )),
+        // Some network file systems have no locks.
+        Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn invalid(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+/// Opens what is open already once more, for reads past the page cache.
+fn open_direct(file: &File) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    opened.ok().map(File::from)
 }
 
 fn kind_of(stat: rustix::fs::Stat) -> Option<Kind> {

@@ -1,5 +1,6 @@
 //! The one seam to the outside: byte storage that is read, written, synced and punched.
 
+mod aligned;
 mod crash;
 mod discard;
 mod error;
@@ -10,6 +11,7 @@ mod range;
 mod step;
 mod transfer;
 
+pub use aligned::AlignedBuf;
 pub use crash::{CrashDisk, Images, Limits, Loss, Losses};
 pub use error::{DeviceError, Operation};
 pub use fault::{Effect, Fault, FaultDevice, When};
@@ -43,6 +45,16 @@ pub trait Device: Send + Sync {
     /// # Errors
     /// Where the range lies outside, or the host fails.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError>;
+
+    /// As [`read_at`](Self::read_at), from the medium itself where that can be done: for those who
+    /// want to know whether it still has what was written. Wants whole blocks in an
+    /// [`AlignedBuf`]; else it is an ordinary read.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    fn read_uncached(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        self.read_at(buf, offset)
+    }
 
     /// Writes all of `bufs`, one after the other, from `offset`. Durable after a later [`sync`].
     ///

@@ -261,6 +261,13 @@ pub struct Marks {
     pub next_disk: DiskId,
     /// The number that the next map gets.
     pub next_map: MapId,
+    /// Every record of the journal up to this one was durable.
+    pub durable: Seq,
+    /// The journal's last session; 0 before the first.
+    pub session: u32,
+    /// Whether that session ended in order: the journal has no record that is needed, nor one that
+    /// came after.
+    pub closed: bool,
 }
 
 /// Counts of the pool's slots.
@@ -333,4 +340,11 @@ pub enum Change {
         /// How many.
         count: u64,
     },
+    /// Corrects how many slots of a device are on the free list. This and the next two are made by
+    /// repairs alone: all other changes keep the counts.
+    CountFree(DeviceNo, u64),
+    /// Corrects the counts of the pool's slots.
+    CountSpace(Space),
+    /// Corrects how many blocks of a pack versions need. Where that is none, it is given up.
+    CountPack(Place, u64),
 }

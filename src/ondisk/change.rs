@@ -3,7 +3,7 @@
 use super::field::{Field, Fixed, MAX_48, Record, bounded, grow, split};
 use super::{
     Change, Descriptor, DeviceRecord, DiskRecord, FormatError, MapRecord, Marks, SnapshotRecord,
-    VersionKey, key_place, place_key,
+    Space, VersionKey, key_place, place_key,
 };
 use crate::base::{Checksum, DeviceNo, DiskId, Epoch, Geometry, MapId, Place, Slot};
 
@@ -22,6 +22,9 @@ const RETIRE: u8 = 12;
 const FREE: u8 = 13;
 const SET_MARKS: u8 = 14;
 const ADOPT: u8 = 15;
+const COUNT_FREE: u8 = 16;
+const COUNT_SPACE: u8 = 17;
+const COUNT_PACK: u8 = 18;
 
 /// A run of slots or of checksums: device, first, how many.
 const RUN_DEVICE: Field<u16> = Field::FIRST;
@@ -31,6 +34,16 @@ const RUN_LEN: usize = RUN_COUNT.end();
 
 /// A place, packed like a key.
 const PLACE: Field<u64> = Field::FIRST;
+
+const FREE_DEVICE: Field<u16> = Field::FIRST;
+const FREE_COUNT: Field<u64> = FREE_DEVICE.then();
+
+const SPACE_TOTAL: Field<u64> = Field::FIRST;
+const SPACE_FREE: Field<u64> = SPACE_TOTAL.then();
+const SPACE_PENDING: Field<u64> = SPACE_FREE.then();
+
+const PACK_PLACE: Field<u64> = Field::FIRST;
+const PACK_BLOCKS: Field<u64> = PACK_PLACE.then();
 
 const SNAPSHOT_MAP: Field<u32> = Field::FIRST;
 const SNAPSHOT_EPOCH: Field<u64> = SNAPSHOT_MAP.then();
@@ -86,6 +99,19 @@ impl Change {
                 first,
                 count,
             } => tagged(ADOPT, out).run(*device, first.0, *count),
+            Self::CountFree(device, free) => {
+                tagged(COUNT_FREE, out).and(device.0)?;
+                Tagged(out).and(*free)
+            }
+            Self::CountSpace(space) => {
+                tagged(COUNT_SPACE, out).and(space.total)?;
+                Tagged(out).and(space.free)?;
+                Tagged(out).and(space.pending)
+            }
+            Self::CountPack(place, blocks) => {
+                tagged(COUNT_PACK, out).and(place_key(*place)? as u64)?;
+                Tagged(out).and(*blocks)
+            }
         }
     }
 
@@ -139,6 +165,25 @@ impl Change {
                 first: Slot(first),
                 count,
             }),
+            COUNT_FREE => {
+                let (count, rest) = split(WHAT, rest, FREE_COUNT.end())?;
+                let device = DeviceNo(FREE_DEVICE.get(count));
+                (Self::CountFree(device, FREE_COUNT.get(count)), rest)
+            }
+            COUNT_SPACE => {
+                let (space, rest) = split(WHAT, rest, SPACE_PENDING.end())?;
+                let space = Space {
+                    total: SPACE_TOTAL.get(space),
+                    free: SPACE_FREE.get(space),
+                    pending: SPACE_PENDING.get(space),
+                };
+                (Self::CountSpace(space), rest)
+            }
+            COUNT_PACK => {
+                let (pack, rest) = split(WHAT, rest, PACK_BLOCKS.end())?;
+                let place = key_place(u128::from(PACK_PLACE.get(pack)));
+                (Self::CountPack(place, PACK_BLOCKS.get(pack)), rest)
+            }
             tag => {
                 return Err(FormatError::Unknown {
                     what: WHAT,

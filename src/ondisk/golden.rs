@@ -150,6 +150,9 @@ fn marks() -> Marks {
         journal_seq: Seq(3),
         next_disk: DiskId(4),
         next_map: MapId(5),
+        durable: Seq(6),
+        session: 7,
+        closed: true,
     }
 }
 
@@ -222,6 +225,22 @@ fn changes() -> Vec<(Change, String)> {
             },
             "0f010002000000000000000300000000000000".into(),
         ),
+        (
+            Change::CountFree(device, 7),
+            "1001000700000000000000".into(),
+        ),
+        (
+            Change::CountSpace(Space {
+                total: 9,
+                free: 7,
+                pending: 1,
+            }),
+            "11090000000000000007000000000000000100000000000000".into(),
+        ),
+        (
+            Change::CountPack(place(), 6),
+            "1205000000000004000600000000000000".into(),
+        ),
     ]
 }
 
@@ -237,7 +256,8 @@ const PACKED: &str = concat!(
     "1c01000000000000", // data, and the dead block
     "00ff000000000000", // zero
 );
-const MARKS: &str = "0100000000000000020000000000000003000000000000000400000005000000";
+const MARKS: &str = "0100000000000000020000000000000003000000000000000400000005000000\
+                     06000000000000000700000001000000";
 
 #[test]
 fn records_have_these_bytes() {
@@ -478,7 +498,7 @@ fn the_root_has_these_bytes() {
     let page = sample_root().encode().unwrap();
     assert_eq!(hex(&page[..8]), hex(b"SNAPMARK"));
     assert_eq!(
-        hex(&page[12..160]),
+        hex(&page[12..176]),
         [
             "01000000",                         // format
             "07070707070707070707070707070707", // store
@@ -491,7 +511,7 @@ fn the_root_has_these_bytes() {
         ]
         .concat()
     );
-    assert!(page[160..].iter().all(|byte| *byte == 0));
+    assert!(page[176..].iter().all(|byte| *byte == 0));
     assert_eq!(Root::decode(&page), Ok(sample_root()));
 }
 

@@ -145,6 +145,12 @@ impl Applier<'_, '_> {
                 first,
                 count,
             } => self.adopt(*device, *first, *count)?,
+            Change::CountFree(device, free) => {
+                self.device_counts(*device)?;
+                self.set_device_free(*device, *free)?;
+            }
+            Change::CountSpace(space) => content.space = *space,
+            Change::CountPack(place, blocks) => self.count_pack(*place, *blocks)?,
         }
         Ok(())
     }
@@ -223,6 +229,21 @@ impl Applier<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// A pack is needed for so many blocks, whatever was counted.
+    fn count_pack(&mut self, place: Place, blocks: u64) -> Result<(), Failure> {
+        let key = place_key(place)?;
+        let Self { content, edit, .. } = self;
+        if content.packs.get(edit.pages, key)?.is_none() {
+            return Err(Refusal::NotInPack(place).into());
+        }
+        if blocks > 0 {
+            content.packs.put(edit, key, &encode_pack(blocks))?;
+            return Ok(());
+        }
+        content.packs.remove(edit, key)?;
+        self.retire(place)
     }
 
     fn put_checksums(

@@ -8,10 +8,11 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::base::sync::thread;
-use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place};
+use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
 use crate::device::{Device, DeviceError};
 use crate::ondisk::{
-    DeviceRecord, FOREIGN_PROBE, RawSuper, SuperError, Superblock, Uuid, foreign, slot_start,
+    DATA_START, DeviceRecord, FOREIGN_PROBE, RawSuper, SuperError, Superblock, Uuid, foreign,
+    slot_start,
 };
 
 /// What can go wrong with the pool.
@@ -96,6 +97,9 @@ pub enum PoolError {
 /// Whether [`format()`] may overwrite what another program wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Force {
+    /// Refuse where anything but zeros stands at the start: for files, whose content no mark
+    /// tells.
+    IfEmpty,
     /// Refuse where something is recognised.
     No,
     /// Overwrite all but another snapmark device.
@@ -151,12 +155,20 @@ fn refuse_in_use(device: &dyn Device, new: &Superblock, force: Force) -> Result<
             _ => Err(PoolError::Ours { device: name() }),
         };
     }
-    match foreign(&start) {
-        Some(what) if force == Force::No => Err(PoolError::InUse {
+    let what = match force {
+        Force::Yes => None,
+        Force::No => foreign(&start),
+        Force::IfEmpty => {
+            let data = start.iter().any(|byte| *byte != 0);
+            foreign(&start).or(data.then_some("data of its own"))
+        }
+    };
+    match what {
+        Some(what) => Err(PoolError::InUse {
             device: name(),
             what,
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -265,6 +277,36 @@ impl Pool {
         let end = block.saturating_add(blocks_in(buf.len() as u64)?);
         let (member, at) = self.locate(place, block..end)?;
         Ok(member.device.read_at(buf, at)?)
+    }
+
+    /// Fills `buf`, whole blocks, from the medium of a device, from a block on that is counted from
+    /// its first segment's first. They may be of several segments.
+    ///
+    /// # Errors
+    /// Where the range is not within the segments, or the device fails.
+    pub fn read_uncached(
+        &self,
+        device: DeviceNo,
+        first: u64,
+        buf: &mut [u8],
+    ) -> Result<(), PoolError> {
+        let member = self.member(device)?;
+        let end = first.saturating_add(blocks_in(buf.len() as u64)? as u64);
+        let blocks = self.geometry.blocks() as u64;
+        if end > self.geometry.slot_block(Slot(member.slots)) {
+            return Err(PoolError::Outside {
+                place: Place {
+                    device,
+                    slot: Slot(first / blocks),
+                },
+                first: (first % blocks) as usize,
+                end: (end - first / blocks * blocks) as usize,
+                slots: member.slots,
+                blocks: self.geometry.blocks(),
+            });
+        }
+        let at = DATA_START + first * BLOCK_SIZE;
+        Ok(member.device.read_uncached(buf, at)?)
     }
 
     /// Writes `bufs`, together whole blocks, from a block of a segment on. Durable after

@@ -231,6 +231,21 @@ impl View {
         Ok(versions)
     }
 
+    /// Up to `limit` versions of all maps, in the order of their keys, from `from` on.
+    ///
+    /// # Errors
+    /// Where a page can't be read, or a number has more than 48 bits.
+    pub fn all_versions_from(&self, from: VersionKey, limit: usize) -> Result<Vec<Version>> {
+        let mut versions = Vec::new();
+        let tree = &self.0.content.versions;
+        tree.scan(&self.0.pages, from.to_key()?, &mut |key, value| {
+            let key = VersionKey::from_key(key);
+            versions.push((key, self.descriptor(key, value)?));
+            Ok(go_on_until(versions.len() >= limit))
+        })?;
+        Ok(versions)
+    }
+
     /// Fills `sums` with the checksums of neighbouring blocks of a device, counted from its first
     /// slot.
     ///

@@ -1,12 +1,13 @@
 //! Adding a device while the store is open.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::VolumeError;
 use super::volumes::{Result, Volumes};
 use crate::base::{ByteSize, DeviceNo};
 use crate::cache::CacheError;
+use crate::config::Layout;
 use crate::device::{Device, DeviceError, FileDevice, Fill, OpenMode, Step};
 use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use crate::store::{Force, format};
@@ -19,6 +20,12 @@ impl Volumes {
     /// # Errors
     /// Where it can't be opened or made, holds something, or is too small.
     pub fn add_device(&self, path: &str, size: Option<u64>) -> Result<u16> {
+        if Path::new(path).is_relative() && !Layout::is_inside(Path::new(path)) {
+            return Err(VolumeError::Invalid(format!(
+                "{path:?} leads out of the store, where a relative path begins; for a device \
+                 elsewhere give its absolute path"
+            )));
+        }
         let full = self.config.store_dir.join(path);
         self.add(path, size, || open_or_create(&full, size))
     }
@@ -29,14 +36,14 @@ impl Volumes {
     /// # Errors
     /// As there.
     pub fn add_open_device(&self, path: &str, device: Arc<dyn Device>) -> Result<u16> {
-        self.add(path, None, || Ok(device))
+        self.add(path, None, || Ok((device, Force::IfEmpty)))
     }
 
     fn add(
         &self,
         path: &str,
         size: Option<u64>,
-        open: impl FnOnce() -> Result<Arc<dyn Device>>,
+        open: impl FnOnce() -> Result<(Arc<dyn Device>, Force)>,
     ) -> Result<u16> {
         let _one_at_a_time = self.adding_device.lock();
         let view = self.cache.catalog().view();
@@ -63,7 +70,7 @@ impl Volumes {
         };
         // Before a file of that size is made.
         size.map_or(Ok(0), big_enough)?;
-        let device = open()?;
+        let (device, force) = open()?;
         let len = size.map_or(device.len(), |size| size.min(device.len()));
         let mut uuid = [0; 16];
         getrandom::fill(&mut uuid).map_err(|error| VolumeError::Io(error.to_string()))?;
@@ -77,8 +84,7 @@ impl Volumes {
         // Superblock durable, then attached, then in the catalog: nothing is placed on a device
         // before it can be found again.
         let store = Uuid(self.cache.catalog().uuid());
-        format(device.as_ref(), store, &record, self.geometry, Force::No)
-            .map_err(CacheError::from)?;
+        format(device.as_ref(), store, &record, self.geometry, force).map_err(CacheError::from)?;
         let failed = |error: DeviceError| VolumeError::Io(error.to_string());
         Step::DeviceFormatted.fails().map_err(failed)?;
         self.cache
@@ -93,21 +99,25 @@ impl Volumes {
     }
 }
 
-fn open_or_create(path: &Path, size: Option<u64>) -> Result<Arc<dyn Device>> {
+/// The device, and what at its start is to be respected: data in a file is known by no mark.
+fn open_or_create(path: &Path, size: Option<u64>) -> Result<(Arc<dyn Device>, Force)> {
     let io = |error: crate::device::DeviceError| VolumeError::Io(error.to_string());
-    let path: PathBuf = path.to_owned();
-    if !path.exists() {
+    // A dangling link is something too: nothing is made at its other end.
+    if std::fs::symlink_metadata(path).is_err() {
         let size = size.ok_or_else(|| {
             VolumeError::Invalid(format!(
                 "{} does not exist; to have it made, say how big: {0}:SIZE",
                 path.display()
             ))
         })?;
-        return Ok(Arc::new(
-            FileDevice::create(&path, size, Fill::Sparse).map_err(io)?,
-        ));
+        let device = FileDevice::create(path, size, Fill::Sparse).map_err(io)?;
+        return Ok((Arc::new(device), Force::IfEmpty));
     }
-    Ok(Arc::new(
-        FileDevice::open(&path, OpenMode::READ_WRITE.following_links()).map_err(io)?,
-    ))
+    let device = FileDevice::open(path, OpenMode::READ_WRITE.following_links()).map_err(io)?;
+    let force = if device.is_block_device() {
+        Force::No
+    } else {
+        Force::IfEmpty
+    };
+    Ok((Arc::new(device), force))
 }

@@ -8,6 +8,8 @@ mod names;
 mod namespace;
 mod read;
 mod report;
+mod scrub;
+mod scrub_status;
 mod seek;
 mod status;
 mod types;
@@ -18,6 +20,8 @@ mod write_lent;
 pub use error::VolumeError;
 pub use metrics::{Histogram, Metrics, OperationMetrics};
 pub(crate) use namespace::Namespace;
+pub use scrub::{Scrub, ScrubConfig};
+pub use scrub_status::{ScrubProblem, ScrubState, ScrubStatus};
 pub use status::{
     CacheStatus, DeviceStatus, DiskStatus, JournalStatus, PoolStatus, SnapshotStatus, Status,
 };

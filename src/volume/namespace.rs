@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 
+use super::read::Image;
 use super::volumes::Result;
 use super::{Node, SnapshotId, VolumeError};
 use crate::base::sync::{Mutex, RwLock};
@@ -173,6 +174,36 @@ impl Namespace {
     pub(crate) fn disk_over(&self, map: MapId) -> Option<Arc<Disk>> {
         let over = |disk: &&Arc<Disk>| disk.map.read().id == map;
         self.disks.values().find(over).cloned()
+    }
+
+    /// All disks, those among them that were deleted while open.
+    pub(super) fn disk_ids(&self) -> Vec<DiskId> {
+        self.disks.keys().copied().collect()
+    }
+
+    /// A map that a disk, a snapshot or a clone stands on.
+    pub(super) fn map(&self, id: MapId) -> Option<Arc<MapState>> {
+        self.maps.get(&id).and_then(Weak::upgrade)
+    }
+
+    /// All that can be read, each with its file name, the deleted that are still open among them.
+    pub(super) fn images(&self) -> impl Iterator<Item = (String, Image)> + '_ {
+        let deleted = |name: String, deleted: bool| match deleted {
+            true => format!("{name} (deleted)"),
+            false => name,
+        };
+        let disks = self.disks.values().map(move |disk| {
+            let (map, epoch) = (disk.map.read().clone(), Epoch::LIVE);
+            let meta = disk.meta.lock();
+            let name = deleted(meta.name.clone(), meta.unlinked);
+            (name, Image { map, epoch })
+        });
+        let snapshots = self.snapshots.values().map(move |snapshot| {
+            let name = deleted(snapshot.file_name(), snapshot.meta.lock().hidden);
+            let (map, epoch) = (snapshot.map.clone(), snapshot.epoch);
+            (name, Image { map, epoch })
+        });
+        disks.chain(snapshots)
     }
 
     pub(crate) fn disk_named(&self, name: &str) -> Result<Arc<Disk>> {

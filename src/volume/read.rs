@@ -18,7 +18,7 @@ use crate::store::{At, BlockError, Source, View, read_blocks};
 
 /// A read that races destage may find a block overwritten under it. So often it looks again
 /// before it calls that damage.
-const TRIES: usize = 8;
+pub(super) const TRIES: usize = 8;
 
 /// What is read: a map as of an epoch.
 #[derive(Clone)]

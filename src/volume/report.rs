@@ -59,6 +59,7 @@ impl Volumes {
                 size,
                 used,
             }),
+            scrub: self.scrub.status(),
             devices: self.device_status().unwrap_or_default(),
             disks: self.disk_status(),
             snapshots: self.snapshot_status(),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ScrubStatus;
+
 /// The state of a mounted store. Sizes are bytes, times RFC 3339 UTC.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -20,6 +22,9 @@ pub struct Status {
     /// The journal; absent in volatile mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalStatus>,
+    /// The online data check.
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     /// Devices of the pool.
     pub devices: Vec<DeviceStatus>,
     /// Disks by name.

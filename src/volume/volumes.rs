@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::namespace::{Disk, Namespace, Snapshot};
-use super::{Metrics, Node, VolumeError};
+use super::{Metrics, Node, Scrub, ScrubConfig, VolumeError};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
@@ -24,6 +24,8 @@ pub struct VolumeConfig {
     pub priority: Box<dyn Fn(&str) -> u8 + Send + Sync>,
     /// Where device paths that do not start with `/` begin.
     pub store_dir: std::path::PathBuf,
+    /// The online data check.
+    pub scrub: ScrubConfig,
 }
 
 /// The open store as a set of disks and snapshots. All calls may come from many threads.
@@ -39,6 +41,7 @@ pub struct Volumes {
     pub(super) largest_write: u64,
     /// Held while a device is added, so that no two get one number. Nothing else waits for it.
     pub(super) adding_device: Mutex<()>,
+    pub(super) scrub: Scrub,
 }
 
 impl Volumes {
@@ -62,10 +65,11 @@ impl Volumes {
         let (geometry, largest_write) = (cache.geometry(), cache.largest_write() & !4095);
         let metrics = Metrics::default();
         let names = RwLock::new(names);
-        let volumes = Arc::new(Self {
+        let volumes = Arc::new_cyclic(|volumes| Self {
             cache,
             names,
             metrics,
+            scrub: Scrub::new(config.scrub.clone(), volumes.clone()),
             config,
             geometry,
             largest_write,
@@ -75,6 +79,7 @@ impl Volumes {
             volumes.cache.stop();
             return Err(error);
         }
+        volumes.scrub.take_up();
         Ok(volumes)
     }
 
@@ -179,6 +184,7 @@ impl Volumes {
     /// # Errors
     /// Where draining or the checkpoint fails; what was acknowledged is in the journal then.
     pub fn close_store(&self) -> Result<()> {
+        self.scrub.close();
         self.cache.close()?;
         self.cache
             .catalog()
@@ -189,6 +195,7 @@ impl Volumes {
 
     /// Stops the workers where they stand: for tests of what a crash leaves.
     pub fn abandon(&self) {
+        self.scrub.close();
         self.cache.halt().set(&"abandoned");
         self.cache.stop();
     }

@@ -9,7 +9,7 @@ use snapmark::cache::{CacheConfig, CacheParts, create_journal};
 use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
 use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
-use snapmark::volume::{VolumeConfig, VolumeError, Volumes};
+use snapmark::volume::{ScrubConfig, VolumeConfig, VolumeError, Volumes};
 
 pub const SEGMENT: u64 = 64 << 10;
 const STORE: [u8; 16] = [7; 16];
@@ -111,22 +111,22 @@ impl Engine {
 
     /// Opens the store that is on these devices, each with something put before it.
     pub fn open_over(disk: CrashDisk, shape: Shape, wrap: Wrap<'_>) -> Self {
-        Self::try_open_over(disk, shape, wrap).unwrap()
+        Self::try_open(disk, shape, wrap).unwrap()
     }
 
-    /// As [`open_over`](Self::open_over), where that may fail.
-    pub fn try_open_over(
-        disk: CrashDisk,
-        shape: Shape,
-        wrap: Wrap<'_>,
-    ) -> Result<Self, VolumeError> {
+    /// As [`open_over`](Self::open_over), where it may be refused: the reason in words.
+    pub fn try_open(disk: CrashDisk, shape: Shape, wrap: Wrap<'_>) -> Result<Self, String> {
         let [pages, log, journal] = parts(&disk, &shape, wrap);
-        let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default())?);
+        let words = |error: &dyn std::fmt::Display| error.to_string();
+        let catalog = Catalog::open(pages, log, CatalogConfig::default());
+        let catalog = Arc::new(catalog.map_err(|error| words(&error))?);
         let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
         let mut faults = Vec::new();
-        for record in catalog.view().devices()? {
+        let records = catalog.view().devices().map_err(|error| words(&error))?;
+        for record in records {
             let device = Arc::new(FaultDevice::new(disk.device(&record.path, shape.pool)));
-            pool.attach(&record, wrap(device.clone())).unwrap();
+            let attached = pool.attach(&record, wrap(device.clone()));
+            attached.map_err(|error| words(&error))?;
             faults.push(device);
         }
         let pool = Arc::new(pool);
@@ -140,13 +140,14 @@ impl Engine {
             cache,
             priority: Box::new(|name| u8::from(name.ends_with('3'))),
             store_dir: "/nowhere".into(),
+            scrub: ScrubConfig::default(),
         };
         let parts = CacheParts {
             catalog: catalog.clone(),
             pool: pool.clone(),
             journal,
         };
-        let volumes = Volumes::start(parts, config)?;
+        let volumes = Volumes::start(parts, config).map_err(|error| words(&error))?;
         Ok(Self {
             disk,
             catalog,

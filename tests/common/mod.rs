@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may")]
 
 pub mod checks;
+pub mod damaged;
 pub mod engine;
 pub mod history;
 pub mod invariants;
@@ -290,6 +291,29 @@ impl TestStore {
         self.detach();
     }
 
+    /// Ends the daemon as a crash would, and leaves its dead mount where it is.
+    pub fn kill9_only(&mut self) {
+        let daemon = self.daemon.as_mut().expect("it is mounted");
+        daemon.kill().expect("a child that runs");
+        self.crashed();
+    }
+
+    /// Stops the daemon as a debugger would, so that requests wait; until it is killed.
+    pub fn freeze(&self) {
+        let daemon = self.daemon.as_ref().expect("it is mounted");
+        let pid = rustix::process::Pid::from_child(daemon);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).expect("it runs");
+        // Each thread stops when it gets round to it.
+        let tasks = format!("/proc/{}/task", daemon.id());
+        wait_until("all threads are stopped", || {
+            let tasks = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+            tasks.into_iter().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat"));
+                stat.is_ok_and(|stat| stat.contains(") T "))
+            })
+        });
+    }
+
     /// Notes that the daemon was killed; its mount is left as it is.
     pub fn crashed(&mut self) {
         let mut daemon = self.daemon.take().expect("it was mounted");
@@ -357,8 +381,12 @@ impl TestStore {
     }
 
     fn detach(&self) {
-        if mounts().iter().any(|at| *at == self.mnt()) {
-            let _ = Command::new("umount").arg("-l").arg(self.mnt()).status();
+        // A test may have left several on top of each other.
+        while mounts().iter().any(|at| *at == self.mnt()) {
+            let umount = Command::new("umount").arg("-l").arg(self.mnt()).status();
+            if !umount.is_ok_and(|status| status.success()) {
+                break;
+            }
         }
     }
 }
@@ -488,7 +516,7 @@ impl Drop for Mounted {
 }
 
 /// Where something is mounted.
-fn mounts() -> Vec<PathBuf> {
+pub fn mounts() -> Vec<PathBuf> {
     let info = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = info.lines().filter_map(|line| line.split(' ').nth(4));
     points.map(PathBuf::from).collect()

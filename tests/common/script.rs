@@ -343,7 +343,7 @@ impl Script {
 
     fn open(&mut self, line: &str, durable: bool) {
         let begun = self.engine.disk.crash_points();
-        let open = |disk| Engine::try_open_over(disk, self.engine.shape, &|device| device);
+        let open = |disk| Engine::try_open(disk, self.engine.shape, &|device| device);
         let mut opened = open(self.engine.disk.clone());
         if self.tolerant && opened.is_err() {
             opened = open(self.engine.disk.clone());

@@ -7,6 +7,11 @@
 //! block has one history. The blocks of several disks are counted through, so that one writer can
 //! write to all of them in one order.
 
+#[path = "prefix.rs"]
+mod prefix;
+
+pub use prefix::Checker;
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -43,7 +48,8 @@ impl Rng {
     }
 }
 
-fn mix(mut z: u64) -> u64 {
+/// Spreads a number over 64 bits.
+pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
@@ -89,11 +95,28 @@ pub fn open_direct(path: &Path, write: bool) -> io::Result<File> {
         .open(path)
 }
 
+/// Why there is no image.
+#[derive(Debug)]
+pub enum Unreadable {
+    /// Nobody answered, or with an error.
+    Io(io::Error),
+    /// What was read was never written there.
+    Wrong(String),
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// What an operation did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Write,
     Discard,
+    /// There was no space for it: it did nothing.
+    Refused,
 }
 
 /// One operation of a writer; its number is its place in the writer's log, from 1 on.
@@ -172,12 +195,12 @@ impl Plan {
     ///
     /// # Errors
     /// Where it can't be read, has another size, or a block is damaged.
-    pub fn read_image(&self, disk: u32, path: &Path) -> Result<Vec<u32>, String> {
-        let fail = |error: io::Error| format!("{}: {error}", path.display());
-        let file = open_direct(path, false).map_err(fail)?;
-        let size = file.metadata().map_err(fail)?.len();
+    pub fn read_image(&self, disk: u32, path: &Path) -> Result<Vec<u32>, Unreadable> {
+        let wrong = |what: String| Unreadable::Wrong(format!("{}: {what}", path.display()));
+        let file = open_direct(path, false)?;
+        let size = file.metadata()?.len();
         if size != self.disk_bytes() {
-            return Err(format!("{} has {size} bytes", path.display()));
+            return Err(wrong(format!("it has {size} bytes")));
         }
         let mut buffer = Buffer::new(1 << 20);
         let mut found = Vec::with_capacity(self.blocks as usize);
@@ -185,14 +208,10 @@ impl Plan {
             let left = (self.blocks as usize - found.len()) * BLOCK;
             let len = left.min(1 << 20);
             let part = &mut buffer.bytes()[..len];
-            file.read_exact_at(part, (found.len() * BLOCK) as u64)
-                .map_err(fail)?;
+            file.read_exact_at(part, (found.len() * BLOCK) as u64)?;
             for bytes in part.chunks_exact(BLOCK) {
                 let block = disk * self.blocks + found.len() as u32;
-                let seq = self
-                    .read_stamp(block, bytes)
-                    .map_err(|error| format!("{}: {error}", path.display()))?;
-                found.push(seq);
+                found.push(self.read_stamp(block, bytes).map_err(wrong)?);
             }
         }
         Ok(found)
@@ -226,10 +245,20 @@ impl Plan {
 pub struct Writer {
     pub plan: Plan,
     pub number: u32,
-    /// Operation `n` is at `n - 1`. It is here before it is begun.
-    log: Mutex<Vec<Op>>,
+    history: Mutex<History>,
     begun: AtomicU32,
     acked: AtomicU32,
+}
+
+/// Operations, and what was there before them.
+#[derive(Clone)]
+struct History {
+    /// Operations that are in `start` already.
+    base: u32,
+    /// For every block of all disks, the operation that it is from.
+    start: Vec<u32>,
+    /// Operation `base + 1` is the first. It is here before it is begun.
+    log: Vec<Op>,
 }
 
 /// How far a writer was at a moment.
@@ -244,10 +273,29 @@ impl Writer {
         Self {
             plan,
             number,
-            log: Mutex::default(),
+            history: Mutex::new(History {
+                base: 0,
+                start: vec![0; (plan.disks * plan.blocks) as usize],
+                log: Vec::new(),
+            }),
             begun: AtomicU32::new(0),
             acked: AtomicU32::new(0),
         }
+    }
+
+    /// A writer that has done all this.
+    pub fn with(plan: Plan, number: u32, operations: Vec<Op>) -> Self {
+        let writer = Self::new(plan, number);
+        let done = operations.len() as u32;
+        writer.lock().log = operations;
+        writer.begun.store(done, SeqCst);
+        writer.acked.store(done, SeqCst);
+        writer
+    }
+
+    /// What it has done since it was made or restarted.
+    pub fn operations(&self) -> Vec<Op> {
+        self.lock().log.clone()
     }
 
     pub fn all(plan: Plan) -> Vec<Self> {
@@ -264,31 +312,32 @@ impl Writer {
     /// One operation. Returns how long it took.
     ///
     /// # Errors
-    /// Where the daemon refused it or is gone: it was begun and not acknowledged.
+    /// Where the daemon refused it or is gone: it was begun and not acknowledged. One that there
+    /// was no space for is noted as having done nothing.
     pub fn step(&self, disks: &[File], rng: &mut Rng, buffer: &mut Buffer) -> io::Result<Duration> {
         self.step_by(rng, buffer, |kind, disk, offset, bytes| {
             let file = &disks[disk as usize];
             match kind {
                 Kind::Write => file.write_all_at(bytes, offset),
                 Kind::Discard => punch(file, offset, bytes.len() as u64),
+                Kind::Refused => Ok(()),
             }
         })
     }
 
     /// As [`step`](Self::step), done by a call with what it is, on which disk, where, and the
     /// bytes, which of a discard only say how many.
-    pub fn step_by<E>(
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_by(
         &self,
         rng: &mut Rng,
         buffer: &mut Buffer,
-        does: impl FnOnce(Kind, u32, u64, &[u8]) -> Result<(), E>,
-    ) -> Result<Duration, E> {
+        does: impl FnOnce(Kind, u32, u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<Duration> {
         let op = self.plan.choose(self.number, rng);
-        let seq = {
-            let mut log = self.log.lock().expect("no panic while it is held");
-            log.push(op);
-            log.len() as u32
-        };
+        let seq = self.note(op);
         let offset = u64::from(op.block % self.plan.blocks) * BLOCK as u64;
         let len = op.count as usize * BLOCK;
         if op.kind == Kind::Write {
@@ -299,23 +348,43 @@ impl Writer {
         self.begun.store(seq, SeqCst);
         let started = Instant::now();
         let disk = op.block / self.plan.blocks;
-        does(op.kind, disk, offset, &buffer.bytes()[..len])?;
+        let done = does(op.kind, disk, offset, &buffer.bytes()[..len]);
         let took = started.elapsed();
+        match &done {
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => self.refuse(seq),
+            _ => {}
+        }
+        done?;
         self.acked.store(seq, SeqCst);
         Ok(took)
     }
 
-    /// Takes back what was begun behind operation `held` and did not happen, because the daemon
-    /// died: the next operation has its number.
-    pub fn restart_after(&self, held: u32) {
-        let mut log = self.log.lock().expect("no panic while it is held");
-        log.truncate(held as usize);
-        self.begun.store(held, SeqCst);
-        self.acked.store(held, SeqCst);
+    fn note(&self, op: Op) -> u32 {
+        let mut history = self.lock();
+        history.log.push(op);
+        history.base + history.log.len() as u32
     }
 
-    fn log(&self) -> Vec<Op> {
-        self.log.lock().expect("no panic while it is held").clone()
+    fn refuse(&self, seq: u32) {
+        let mut history = self.lock();
+        let at = (seq - history.base - 1) as usize;
+        history.log[at].kind = Kind::Refused;
+        self.acked.store(seq, SeqCst);
+    }
+
+    /// Goes on from what a checker has just seen of all disks. What was begun behind that did not
+    /// happen, because the daemon died, and nothing else ever gets its number.
+    pub fn restart_at(&self, seen: &Checker) {
+        let mut history = self.lock();
+        history.base += history.log.len() as u32;
+        history.start = seen.blocks();
+        history.log.clear();
+        self.begun.store(history.base, SeqCst);
+        self.acked.store(history.base, SeqCst);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().expect("no panic while it is held")
     }
 }
 
@@ -324,113 +393,6 @@ pub fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     use rustix::fs::{FallocateFlags, fallocate};
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     Ok(fallocate(file, flags, offset, len)?)
-}
-
-/// A writer's history, replayed as far as the image at hand goes.
-pub struct Checker {
-    plan: Plan,
-    writer: u32,
-    log: Vec<Op>,
-    /// For every block of all disks, the operation that it is from, after `done` operations.
-    state: Vec<u32>,
-    done: usize,
-}
-
-impl Checker {
-    /// The histories of all writers as they are now.
-    pub fn all(writers: &[Writer]) -> Vec<Self> {
-        let of = |writer: &Writer| Self {
-            plan: writer.plan,
-            writer: writer.number,
-            log: writer.log(),
-            state: vec![0; (writer.plan.disks * writer.plan.blocks) as usize],
-            done: 0,
-        };
-        writers.iter().map(of).collect()
-    }
-
-    fn apply_next(&mut self) {
-        let op = self.log[self.done];
-        self.done += 1;
-        let seq = match op.kind {
-            Kind::Write => self.done as u32,
-            Kind::Discard => 0,
-        };
-        self.state[op.block as usize..][..op.count as usize].fill(seq);
-    }
-
-    /// Proves that these images of disks hold exactly the first `n` operations of the writer for
-    /// an `n` of at least what was acknowledged and at most what was begun; returns the `n`,
-    /// the smallest where the images can't tell.
-    ///
-    /// # Errors
-    /// What is missing, or there too early.
-    pub fn check(&mut self, images: &[(u32, &[u32])], bounds: Progress) -> Result<u32, String> {
-        let (plan, writer) = (self.plan, self.writer);
-        let mine = |disk: u32| {
-            (disk * plan.blocks..(disk + 1) * plan.blocks)
-                .filter(move |block| plan.owner(*block) == writer)
-        };
-        let seen =
-            |disk: u32, found: &[u32], block: u32| found[(block - disk * plan.blocks) as usize];
-        let newest = images
-            .iter()
-            .flat_map(|(disk, found)| mine(*disk).map(|block| seen(*disk, found, block)))
-            .max()
-            .unwrap_or(0);
-        let (known, last) = (
-            self.log.len() as u32,
-            bounds.begun.min(self.log.len() as u32),
-        );
-        if newest > last {
-            return Err(format!(
-                "operation {newest} of writer {writer} is there, {bounds:?}, {known} known"
-            ));
-        }
-        // What was written and then discarded leaves no stamp: the newest that can be seen need
-        // not be the last that is there.
-        let first = newest.max(bounds.acked);
-        if (first as usize) < self.done {
-            self.state.fill(0);
-            self.done = 0;
-        }
-        while self.done < first as usize {
-            self.apply_next();
-        }
-        let mut wrong = String::new();
-        loop {
-            let differs = images.iter().find_map(|(disk, found)| {
-                mine(*disk)
-                    .map(|block| (block, self.state[block as usize], seen(*disk, found, block)))
-                    .find(|(_, expected, got)| expected != got)
-            });
-            let Some((block, expected, got)) = differs else {
-                return Ok(self.done as u32);
-            };
-            wrong += &format!(
-                "\n  it does not hold the first {}: block {block} is from {got}, not {expected}; \
-                 operations there: {:?}",
-                self.done,
-                self.operations_on(block)
-            );
-            if self.done as u32 >= last {
-                return Err(format!(
-                    "writer {writer}, whose newest operation in it is {newest}, is to be there \
-                     with {bounds:?}:{wrong}"
-                ));
-            }
-            self.apply_next();
-        }
-    }
-
-    /// The last operations on a block, with their numbers.
-    fn operations_on(&self, block: u32) -> Vec<(usize, Kind, u32, u32)> {
-        let on = |op: &&(usize, &Op)| (op.1.block..op.1.block + op.1.count).contains(&block);
-        let numbered: Vec<(usize, &Op)> = (1..).zip(&self.log).collect();
-        let there = numbered.iter().rev().filter(on);
-        let shown = there.map(|(number, op)| (*number, op.kind, op.block, op.count));
-        shown.take(5).collect()
-    }
 }
 
 /// Ends a daemon as a crash would, and leaves its mount where it is.

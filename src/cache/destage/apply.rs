@@ -1,12 +1,11 @@
 //! The ops that are due become one commit, which also says from where on the journal is needed.
 
 use super::super::CacheError;
-use super::super::queue::Queue;
 use super::super::ring::Ring;
 use super::ops::Draft;
 use super::round::Destager;
 use crate::device::Step;
-use crate::ondisk::{Change, Marks};
+use crate::ondisk::Change;
 use crate::store::PoolError;
 
 /// Ops applied in one commit.
@@ -29,7 +28,7 @@ impl Destager {
             if let Some(ring) = &mut queue.ring {
                 ops.iter().for_each(|op| ring.done(op.seq));
             }
-            draft.marks = self.marks(&queue, draft.marks);
+            draft.marks = self.cache.marks(&queue, draft.marks);
         }
         let (reap, removed) = (
             std::mem::take(&mut draft.reap),
@@ -64,20 +63,11 @@ impl Destager {
             if queue.recovering || !stale {
                 return Ok(());
             }
-            self.marks(&queue, durable)
+            self.cache.marks(&queue, durable)
         };
         self.cache.catalog.commit(&[Change::SetMarks(marks)])?;
         self.take_stock(&mut self.cache.queue.lock());
         self.cache.room.notify_all();
         Ok(())
-    }
-
-    /// The marks for a commit, as the queue stands.
-    pub(super) fn marks(&self, queue: &Queue, mut marks: Marks) -> Marks {
-        match &queue.ring {
-            Some(ring) => (marks.journal_offset, marks.journal_seq) = ring.tail(queue.next),
-            None => marks.journal_seq = queue.next,
-        }
-        marks
     }
 }

@@ -79,7 +79,7 @@ impl Destager {
             draft.forget_map(map, |map, epoch| hidden.contains_key(&(map, epoch)))?;
         }
         let more = std::mem::take(&mut draft.reap);
-        draft.marks = self.marks(&self.cache.queue.lock(), draft.marks);
+        draft.marks = self.cache.marks(&self.cache.queue.lock(), draft.marks);
         let changes = draft.changes()?;
         drop(view);
         device::Step::ReapFinished

@@ -157,7 +157,7 @@ impl Destager {
         let marks = {
             let mut queue = self.cache.queue.lock();
             mark_done(&mut queue, &done);
-            self.marks(&queue, view.marks())
+            self.cache.marks(&queue, view.marks())
         };
         work.changes.push(Change::SetMarks(marks));
         drop(view);

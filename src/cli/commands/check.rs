@@ -8,7 +8,7 @@ use clap::Args;
 use crate::base::ByteSize;
 use crate::check::{CheckError, Files, Options, Problem, Report, Severity, Verdict};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{count, print, print_json};
 use crate::cli::progress;
 
 const EXAMPLES: &str = "\
@@ -16,6 +16,8 @@ Examples:
   snapmark check /srv/store                   the catalog, the journal, the devices' headers
   snapmark check /srv/store --data            and every block against its checksum
   snapmark check /srv/store --repair          mend what can be mended without guessing
+  snapmark check /srv/store --repair --drop-journal-tail
+                                              give up what a damaged journal can't replay
   snapmark check /srv/store --json | jq '.problems[] | {message, disks}'
 
 Without --repair nothing is written, not even a time stamp. The store must not be mounted.
@@ -23,6 +25,11 @@ Without --repair nothing is written, not even a time stamp. The store must not b
 --repair first copies catalog.pages and catalog.log to files beside them. It corrects counts of
 data blocks, takes slots in use off the free list, gives back space that nobody has, and has
 versions that nobody sees freed by the next mount. It changes no data.
+
+A mount refuses a journal with damage in the middle: what was acknowledged would be lost without a
+word. Where there is no copy of it to bring back, --drop-journal-tail gives up the record that is
+damaged and all that came after it, and keeps what came before. 'snapmark check' without it says how
+many records and which disks that are. The journal is copied into the store's directory first.
 
 Exit codes of check:
   0  clean
@@ -43,6 +50,9 @@ pub struct Check {
     /// Mend what can be mended without guessing
     #[arg(long)]
     repair: bool,
+    /// Give up what can't be replayed of a damaged journal: the writes after the damage are lost
+    #[arg(long, requires = "repair")]
+    drop_journal_tail: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,7 +63,10 @@ impl Check {
     pub fn run(self) -> Result<(), Failure> {
         let options = Options { data: self.data };
         let mut bar = progress::bytes("data");
-        let report = if self.repair {
+        let report = if self.drop_journal_tail {
+            let files = Files::open_to_repair(&self.store);
+            files.and_then(|files| files.drop_journal_tail(options, &mut bar))
+        } else if self.repair {
             Files::open_to_repair(&self.store).and_then(|files| files.repair(options, &mut bar))
         } else {
             Files::open(&self.store).and_then(|files| files.check(options, &mut bar))
@@ -105,25 +118,28 @@ fn words(report: &Report, data: bool) -> String {
     let _ = writeln!(
         text,
         "store    {store}, segments of {}, commit {}\n\
-         disks    {}, with {} snapshots\n\
-         pool     {} segments: {} used, {} free, {} to be given back\n\
-         data     {} in {} versions of segments",
+         disks    {}, with {}\n\
+         pool     {}: {} used, {} free, {} to be given back\n\
+         data     {} in {}",
         ByteSize(report.segment),
         report.commit,
         report.disks,
-        report.snapshots,
-        space.total,
+        count(report.snapshots as u64, "snapshot"),
+        count(space.total, "segment"),
         space.used,
         space.free,
         space.pending,
         ByteSize(report.blocks * crate::base::BLOCK_SIZE),
-        report.versions,
+        count(report.versions, "version"),
     );
     if let Some(journal) = &report.journal {
         let _ = writeln!(
             text,
-            "journal  {} records to be replayed: {} writes, {} discards, {} others",
-            journal.records, journal.writes, journal.zeros, journal.ops
+            "journal  {} to be replayed: {}, {}, {}",
+            count(journal.records, "record"),
+            count(journal.writes, "write"),
+            count(journal.zeros, "discard"),
+            count(journal.ops, "other")
         );
     }
     if data {

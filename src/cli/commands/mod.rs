@@ -14,6 +14,7 @@ pub mod priority;
 pub mod rename;
 pub mod resize;
 pub mod rollback;
+pub mod scrub;
 pub mod snapshot;
 pub mod status;
 pub mod top;

@@ -8,7 +8,7 @@ use clap::Args;
 use crate::base::ByteSize;
 use crate::cli::client::Mount;
 use crate::cli::exit::Failure;
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{count, print, print_json};
 use crate::control::render_devices;
 use crate::volume;
 
@@ -71,11 +71,11 @@ fn words(status: &volume::Status) -> String {
     );
     let _ = writeln!(
         text,
-        "cache    {} of {} waiting in {} records, {} markers waiting, {} % of blocks read hit",
+        "cache    {} of {} waiting in {}, {} waiting, {} % of blocks read hit",
         ByteSize(cache.used),
         ByteSize(cache.size),
-        cache.records,
-        cache.markers,
+        count(cache.records, "record"),
+        count(cache.markers, "marker"),
         percent(cache.hits, cache.hits.saturating_add(cache.misses))
     );
     let _ = match &status.journal {
@@ -88,11 +88,12 @@ fn words(status: &volume::Status) -> String {
         ),
         None => writeln!(text, "journal  none (volatile mode)"),
     };
+    let _ = writeln!(text, "scrub    {}", status.scrub);
     let _ = write!(
         text,
-        "disks    {}, with {} snapshots\n\n{}",
+        "disks    {}, with {}\n\n{}",
         status.disks.len(),
-        status.snapshots.len(),
+        count(status.snapshots.len() as u64, "snapshot"),
         render_devices(status)
     );
     text

@@ -8,6 +8,7 @@ mod priority;
 mod rename;
 mod resize;
 mod rollback;
+mod scrub;
 mod snapshot;
 
 pub use device::list as render_devices;
@@ -45,6 +46,7 @@ pub fn run(volumes: &Volumes, command: &Command) -> Answer {
         Command::Priority { disk, priority } => priority::run(volumes, disk, *priority),
         Command::DeviceAdd(device) => device::add(volumes, device),
         Command::DeviceList => Ok(device::list(&volumes.status())),
+        Command::Scrub(command) => scrub::run(volumes, *command),
         Command::List => Ok(list::render(&volumes.status(), true)),
         Command::Status => status(volumes),
         Command::Stats => Ok(stats::render(&volumes.status(), volumes.metrics())),

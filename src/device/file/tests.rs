@@ -104,9 +104,29 @@ fn links_are_followed_only_where_asked_and_odd_files_never() {
         let refused = FileDevice::open(odd, OpenMode::READ_ONLY).unwrap_err();
         assert!(refused.to_string().contains("can't open"), "{refused}");
     }
+    drop(followed);
+    let other = dir.path().join("other");
+    std::fs::hard_link(&file, &other).unwrap();
+    let refused = FileDevice::open(&file, OpenMode::READ_WRITE).unwrap_err();
+    assert!(refused.to_string().contains("hard link"), "{refused}");
+    FileDevice::open(&file, OpenMode::READ_ONLY).unwrap();
+    FileDevice::open(&file, OpenMode::READ_WRITE.following_links()).unwrap();
     let fifo = dir.path().join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RUSR, 0).unwrap();
     assert!(FileDevice::open(&fifo, OpenMode::READ_ONLY).is_err());
+}
+
+#[test]
+fn a_file_is_written_by_one_at_a_time() {
+    let dir = temp();
+    let path = dir.path().join("d");
+    drop(FileDevice::create(&path, 4096, Fill::Sparse).unwrap());
+    let first = FileDevice::open(&path, OpenMode::READ_WRITE).unwrap();
+    let second = FileDevice::open(&path, OpenMode::READ_WRITE.following_links()).unwrap_err();
+    assert!(second.to_string().contains("in use"), "{second}");
+    FileDevice::open(&path, OpenMode::READ_ONLY).unwrap();
+    drop(first);
+    FileDevice::open(&path, OpenMode::READ_WRITE).unwrap();
 }
 
 #[test]
@@ -196,4 +216,26 @@ fn a_block_device_is_opened_exclusively_and_punched() {
     device.can_punch.store(false, Ordering::Relaxed);
     assert!(!device.punch(2 << 20, 512 << 10).unwrap());
     drop(device);
+}
+
+#[test]
+fn a_read_past_the_page_cache_gives_what_was_just_written() {
+    use crate::device::AlignedBuf;
+    let dir = temp();
+    let device = FileDevice::create(&dir.path().join("d"), 1 << 20, Fill::Sparse).unwrap();
+    let mut buf = AlignedBuf::new(8192);
+    for round in 1..4u8 {
+        device
+            .write_at(&[IoSlice::new(&[round; 8192])], 4096)
+            .unwrap();
+        device.read_uncached(&mut buf, 4096).unwrap();
+        assert!(buf.iter().all(|byte| *byte == round));
+    }
+    // What is not aligned is read all the same.
+    let mut odd = [0; 100];
+    device.read_uncached(&mut odd, 4100).unwrap();
+    assert_eq!(odd, [3; 100]);
+    device.read_uncached(&mut buf, 100).unwrap();
+    assert_eq!((buf[0], buf[8191]), (0, 3));
+    assert!(device.read_uncached(&mut buf, 1 << 20).is_err());
 }

@@ -23,6 +23,9 @@ pub(super) struct Root {
     gid: u32,
     mode: u16,
     since: SystemTime,
+    /// Who serves: the mount's own files are his, whoever owns the directory. A command of
+    /// `.control` is done with his rights.
+    server: (u32, u32),
 }
 
 impl Root {
@@ -33,6 +36,10 @@ impl Root {
             gid: directory.gid(),
             mode: (directory.mode() & 0o7777) as u16,
             since: SystemTime::now(),
+            server: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
         }
     }
 
@@ -48,6 +55,8 @@ impl Root {
     fn special(self, special: Special) -> FileAttr {
         FileAttr {
             perm: special.mode(),
+            uid: self.server.0,
+            gid: self.server.1,
             ..self.owned(Inode::Special(special))
         }
     }

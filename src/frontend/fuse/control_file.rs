@@ -10,6 +10,9 @@ use crate::control::{CommandError, Commands, ErrorKind, MAX_LINE};
 /// Answers that a handle keeps, in bytes; older ones go first.
 const KEPT: usize = 64 << 10;
 
+/// The most that one write may bring. Waiting for a worker, it is held in memory.
+const MAX_WRITE: usize = 64 << 10;
+
 /// A handle of `.control` that was opened for writing.
 #[derive(Debug, Default)]
 pub(super) struct ControlHandle {
@@ -19,8 +22,19 @@ pub(super) struct ControlHandle {
 }
 
 impl ControlHandle {
-    /// Carries out the lines of one write, in order, up to the first that fails. The last line
-    /// may lack its newline.
+    /// Refuses a write that is not to be looked into any further: one that is too long, or that
+    /// may be cut in the middle of a line. `delete vm1.img@10` must not delete `vm1.img@1`
+    /// because a program writes in blocks, or the kernel splits what is long.
+    pub(super) fn admit(&self, commands: &dyn Commands, data: &[u8]) -> Answer<()> {
+        let Err(error) = whole_lines(data) else {
+            return Ok(());
+        };
+        commands.refused("", &error);
+        self.answer(format_args!("error: {error}"));
+        Err(error.into())
+    }
+
+    /// Carries out the lines of one write, in order, up to the first that fails.
     pub(super) fn write(&self, commands: &dyn Commands, data: &[u8]) -> Answer<()> {
         for line in data.split(|byte| *byte == b'\n') {
             if line.iter().all(u8::is_ascii_whitespace) {
@@ -52,6 +66,28 @@ impl ControlHandle {
             }
         }
     }
+}
+
+/// One line, with or without its newline, or several that all have theirs.
+fn whole_lines(data: &[u8]) -> Result<(), CommandError> {
+    if data.len() > MAX_WRITE {
+        return Err(CommandError::new(
+            ErrorKind::TooLong,
+            format!(
+                "{} bytes were written at once; {MAX_WRITE} are allowed; nothing was done",
+                data.len()
+            ),
+        ));
+    }
+    let after_last = data.rsplit(|byte| *byte == b'\n').next();
+    let tail = after_last.unwrap_or_default();
+    if tail.len() < data.len() && !tail.iter().all(u8::is_ascii_whitespace) {
+        return Err(CommandError::invalid(
+            "the last of several lines has no newline, so it may be cut; nothing was done; end \
+             each line with one, and write whole lines at once",
+        ));
+    }
+    Ok(())
 }
 
 fn run(commands: &dyn Commands, line: &[u8]) -> Result<String, CommandError> {
@@ -112,7 +148,7 @@ mod tests {
     #[test]
     fn lines_run_in_order_and_answers_can_be_read_back() {
         let (handle, fake) = (ControlHandle::default(), Fake::default());
-        assert!(handle.write(&fake, b"a\n\n  b  \nc").is_ok());
+        assert!(handle.write(&fake, b"a\n\n  b  \nc\n").is_ok());
         assert_eq!(*fake.seen.lock(), ["a", "b", "c"]);
         assert_eq!(handle.answers(), "done a\ndone b\ndone c\n");
     }
@@ -138,6 +174,20 @@ mod tests {
         assert!(fake.seen.lock().is_empty());
         assert_eq!(fake.refused.lock().len(), 2);
         assert!(handle.write(&fake, &[b'x'; MAX_LINE]).is_ok());
+    }
+
+    #[test]
+    fn a_write_that_may_be_cut_in_a_line_is_refused_as_a_whole() {
+        let (handle, fake) = (ControlHandle::default(), Fake::default());
+        let admit = |data: &[u8]| handle.admit(&fake, data).map_err(fuser::Errno::code);
+        for whole in ["", "a", "a\n", "a\nb\n", "a\n\n", "a\n "] {
+            assert_eq!(admit(whole.as_bytes()), Ok(()), "{whole:?}");
+        }
+        assert_eq!(admit(b"delete a\ndelete vm1@1"), Err(libc::EINVAL));
+        assert_eq!(admit(&vec![b'\n'; MAX_WRITE]), Ok(()));
+        assert_eq!(admit(&vec![b'\n'; MAX_WRITE + 1]), Err(libc::ENAMETOOLONG));
+        assert!(fake.seen.lock().is_empty());
+        assert_eq!(handle.answers().lines().count(), 2);
     }
 
     #[test]

@@ -61,6 +61,9 @@ impl Adapter {
             Ok(handle) => handle,
             Err(error) => return reply.error(error),
         };
+        if let Err(error) = handle.admit(&*self.mount.commands, data) {
+            return reply.error(error);
+        }
         let data = data.to_vec();
         self.later(move |mount| {
             let result = handle.write(&*mount.commands, &data);

@@ -5,6 +5,7 @@ mod attr;
 mod buffer;
 mod capabilities;
 mod control_file;
+mod dead;
 mod directory;
 mod errno;
 mod file;
@@ -24,6 +25,7 @@ use std::sync::atomic::AtomicU64;
 use crate::control::Commands;
 use crate::volume::Volumes;
 
+pub use dead::DeadMount;
 pub use mounts::{Mounted, absolute, mounted_at, mounts, parse_mountinfo};
 pub use session::{MountError, Session};
 pub use unmount::{Unmount, Unmounter};

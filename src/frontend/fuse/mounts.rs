@@ -1,16 +1,21 @@
 //! What is mounted where, from the kernel's own list. Asking it never waits for a filesystem.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// The type that the kernel shows for a Snapmark mount.
 pub(super) const TYPE: &str = "fuse.snapmark";
 
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
+    /// The mount's number, as `statx` also tells it.
+    pub id: u64,
     /// Where.
     pub mountpoint: PathBuf,
     /// The device number as `MAJOR:MINOR`; no two mounted filesystems share one.
@@ -57,12 +62,14 @@ pub fn parse_mountinfo(text: &[u8]) -> Vec<Mounted> {
 
 fn parse_line(line: &[u8]) -> Option<Mounted> {
     let mut fields = line.split(|byte| *byte == b' ');
-    let device = fields.nth(2)?;
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = fields.nth(1)?;
     let mountpoint = fields.nth(1)?;
     fields.find(|field| *field == b"-")?;
     let kind = fields.next()?;
     let source = fields.next()?;
     Some(Mounted {
+        id,
         mountpoint: unescape(mountpoint).into(),
         device: String::from_utf8(device.to_vec()).ok()?,
         kind: String::from_utf8(kind.to_vec()).ok()?,
@@ -99,28 +106,32 @@ pub(super) fn escape_option(value: &str) -> String {
     value.replace('\\', "\\\\").replace(',', "\\,")
 }
 
-/// The absolute path of a directory without asking the directory itself, which a dead daemon
-/// would answer with an error: only its parent is looked at.
+/// The absolute path of a directory, without symbolic links and without asking the directory
+/// itself, which a dead daemon would answer with an error: its parent is looked at, and where it
+/// is a link, whatever that leads to.
 ///
 /// # Errors
-/// Where the parent is not there.
+/// Where the parent is not there, or links lead in a circle.
 pub fn absolute(path: &Path) -> io::Result<PathBuf> {
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) => {
-            let parent = if parent.as_os_str().is_empty() {
-                Path::new(OsStr::from_bytes(b"."))
-            } else {
-                parent
-            };
-            Ok(parent.canonicalize()?.join(name))
+    let mut path = std::path::absolute(path)?;
+    for _ in 0..MAX_LINKS {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return path.canonicalize();
+        };
+        let parent = parent.canonicalize()?;
+        let found = parent.join(name);
+        match std::fs::read_link(&found) {
+            Ok(target) => path = parent.join(target),
+            Err(_) => return Ok(found),
         }
-        _ => path.canonicalize(),
     }
+    Err(rustix::io::Errno::LOOP.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     const SAMPLE: &[u8] = b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
         90 22 0:45 / /mnt/a\\040b rw,nosuid,nodev - fuse.snapmark /srv/my\\134store rw,user_id=0\n\
@@ -134,7 +145,7 @@ mod tests {
         let ours = &mounts[1];
         assert!(ours.is_snapmark() && !mounts[0].is_snapmark());
         assert_eq!(ours.mountpoint, Path::new("/mnt/a b"));
-        assert_eq!(ours.device, "0:45");
+        assert_eq!((ours.id, ours.device.as_str()), (90, "0:45"));
         assert_eq!(ours.source, OsStr::new("/srv/my\\store"));
         assert_eq!(mounts[2].kind, "tmpfs");
     }
@@ -148,6 +159,20 @@ mod tests {
     #[test]
     fn the_root_is_always_mounted() {
         assert!(mounted_at(Path::new("/")).unwrap().is_some());
+    }
+
+    #[test]
+    fn links_are_followed_without_asking_what_they_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name);
+        std::os::unix::fs::symlink("b", at("a")).unwrap();
+        std::os::unix::fs::symlink(at("target"), at("b")).unwrap();
+        std::os::unix::fs::symlink("circle", at("circle")).unwrap();
+        assert_eq!(absolute(&at("a")).unwrap(), at("target"));
+        assert_eq!(absolute(&at("./target/")).unwrap(), at("target"));
+        assert!(absolute(&at("circle")).is_err());
+        assert_eq!(absolute(Path::new("/")).unwrap(), Path::new("/"));
     }
 
     #[test]

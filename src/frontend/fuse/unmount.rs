@@ -100,14 +100,23 @@ impl Unmounter {
     }
 
     fn run_helper(&self, flag: &str) -> io::Result<Unmount> {
-        let mut helper = Command::new(HELPER);
-        let output = helper.arg(flag).arg("--").arg(&self.mountpoint).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        match output.status.success() {
-            true => Ok(Unmount::Done),
-            false if !self.is_mounted() => Ok(Unmount::Gone),
-            false if said.contains("busy") => Ok(Unmount::Busy),
-            false => Err(io::Error::other(format!("{HELPER}: {}", said.trim()))),
+        match run_helper(flag, &self.mountpoint)? {
+            Ok(()) => Ok(Unmount::Done),
+            Err(_) if !self.is_mounted() => Ok(Unmount::Gone),
+            Err(said) if said.contains("busy") => Ok(Unmount::Busy),
+            Err(said) => Err(io::Error::other(said)),
         }
     }
+}
+
+/// Has the helper unmount; what it said where it refused.
+pub(super) fn run_helper(flag: &str, mountpoint: &Path) -> io::Result<Result<(), String>> {
+    let mut helper = Command::new(HELPER);
+    let output = helper.arg(flag).arg("--").arg(mountpoint).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    Ok(if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("{HELPER}: {}", said.trim()))
+    })
 }

@@ -13,12 +13,16 @@ fn crc(bytes: &[u8]) -> [u8; 4] {
         .to_le_bytes()
 }
 
+const KEY: u64 = 0x3132_3334_3536_3738;
+const KEY_BYTES: &[u8] = b"\x38\x37\x36\x35\x34\x33\x32\x31";
+
 fn header() -> JournalHeader {
     JournalHeader {
         store: [0xa5; 16],
         session: 0x0102_0305,
         first: Seq(0x1112_1314_1516_1718),
         ring: 0x2122_2324_2526_2728,
+        key: KEY,
     }
 }
 
@@ -29,7 +33,7 @@ fn golden_header() {
     fields.extend(b"\x05\x03\x02\x01\0\0\0\0");
     fields.extend(b"\x18\x17\x16\x15\x14\x13\x12\x11");
     fields.extend(b"\x28\x27\x26\x25\x24\x23\x22\x21");
-    fields.extend([0; 8]);
+    fields.extend(KEY_BYTES);
     let mut expected = b"SNAPMKJ1".to_vec();
     expected.extend(crc(&fields));
     expected.extend(fields);
@@ -64,9 +68,11 @@ fn every_flipped_bit_of_a_header_is_noticed() {
 /// A record's bytes from the parts that tell it from others.
 fn expected(kind: u8, place: &[u8; 28], size: u64, body: &[u8]) -> Vec<u8> {
     let (disk, extent) = place.split_at(4);
-    let mut covered = b"\x07\0\0\0".to_vec();
+    let mut covered = KEY_BYTES.to_vec();
+    covered.extend(b"\x07\0\0\0");
     covered.extend([kind, 0, 0, 0]);
     covered.extend(b"\x18\x17\x16\x15\x14\x13\x12\x11");
+    covered.extend(b"\x28\x27\x26\x25\x24\x23\x22\x01");
     covered.extend(disk);
     covered.extend((body.len() as u32).to_le_bytes());
     covered.extend(&extent[..16]);
@@ -81,8 +87,13 @@ fn expected(kind: u8, place: &[u8; 28], size: u64, body: &[u8]) -> Vec<u8> {
 }
 
 fn encode(disk: u32, extent: (u64, u64), size: Option<u64>, body: &Body) -> Vec<u8> {
+    let stamp = Stamp {
+        key: KEY,
+        session: 7,
+        durable: Seq(0x0122_2324_2526_2728),
+    };
     encode_record_head(
-        7,
+        stamp,
         Seq(0x1112_1314_1516_1718),
         DiskId(disk),
         (Block(extent.0), extent.1),
@@ -116,7 +127,7 @@ fn golden_write() {
     assert_eq!(bytes.len(), 128);
     let header = assert_reads_back(&bytes, &body);
     assert_eq!(body.data_len(), 2 * 4096);
-    assert_eq!((header.session, header.disk), (7, DiskId(9)));
+    assert_eq!((header.stamp.session, header.disk), (7, DiskId(9)));
     assert_eq!((header.block, header.count), (Block(0x0a0b), 2));
     assert_eq!(header.size_after, Some(0x0c0d));
     assert_eq!(header.time, Timestamp(1234));
@@ -127,9 +138,28 @@ fn golden_zero() {
     let bytes = encode(9, (1, 1 << 32), None, &Body::Zero);
     let place = b"\x09\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0";
     assert_eq!(bytes, expected(2, place, 0, b""));
-    assert_eq!(bytes.len(), RECORD_HEADER);
+    assert_eq!(bytes.len(), RECORD_HEADER.next_multiple_of(RECORD_ALIGN));
     let header = assert_reads_back(&bytes, &Body::Zero);
     assert_eq!((Body::Zero.data_len(), header.size_after), (0, None));
+}
+
+#[test]
+fn golden_skip() {
+    let body = Body::Skip(Seq(0x1112_1314_1516_1819));
+    let bytes = encode(0, (0, 0), None, &body);
+    let next = b"\x19\x18\x16\x15\x14\x13\x12\x11";
+    assert_eq!(bytes, expected(5, &[0; 28], 0, next));
+    assert_reads_back(&bytes, &body);
+    let back = encode(0, (0, 0), None, &Body::Skip(Seq(0x1112_1314_1516_1718)));
+    let header = RecordHeader::decode(&back).unwrap();
+    assert!(header.body(&back).is_err(), "it leads to itself");
+}
+
+#[test]
+fn a_record_that_claims_to_have_been_durable_before_it_was_there_is_refused() {
+    let mut bytes = encode(9, (1, 1), None, &Body::Zero);
+    bytes[32..40].copy_from_slice(&0x1112_1314_1516_1718u64.to_le_bytes());
+    assert!(RecordHeader::decode(&bytes).is_err());
 }
 
 #[test]
@@ -459,16 +489,16 @@ fn any_reference() -> impl Strategy<Value = Reference> {
 
 proptest! {
     #[test]
-    fn any_header_reads_back(store: [u8; 16], session: u32, first: u64, ring: u64) {
-        let header = JournalHeader { store, session, first: Seq(first), ring };
+    fn any_header_reads_back(store: [u8; 16], session: u32, first: u64, ring: u64, key: u64) {
+        let header = JournalHeader { store, session, first: Seq(first), ring, key };
         prop_assert_eq!(JournalHeader::decode(&header.encode()), Ok(header));
     }
 
     #[test]
     fn any_record_reads_back(
         body in any_body(),
-        session: u32,
-        seq: u64,
+        (key, session) in any::<(u64, u32)>(),
+        (seq, durable) in (1u64..1 << 62, any::<u64>()),
         disk: u32,
         block in 0u64..1 << 40,
         time: i64,
@@ -477,15 +507,16 @@ proptest! {
         let count = match &body {
             Body::Write(sums) => sums.len() as u64,
             Body::Zero => 77,
-            Body::Op(_) => 0,
+            Body::Op(_) | Body::Skip(_) => 0,
             Body::Reference(reference) => reference.sums.len() as u64,
         };
         let extent = (Block(block), count);
         let time = Timestamp(time);
-        let bytes = encode_record_head(session, Seq(seq), DiskId(disk), extent, time, size, &body);
+        let stamp = Stamp { key, session, durable: Seq(durable % seq) };
+        let bytes = encode_record_head(stamp, Seq(seq), DiskId(disk), extent, time, size, &body);
         let header = RecordHeader::decode(&bytes).unwrap();
         prop_assert_eq!(header.body(&bytes), Ok(body));
-        prop_assert_eq!((header.session, header.seq, header.disk), (session, Seq(seq), DiskId(disk)));
+        prop_assert_eq!((header.stamp, header.seq, header.disk), (stamp, Seq(seq), DiskId(disk)));
         prop_assert_eq!((header.block, header.count), extent);
         prop_assert_eq!((header.time, header.size_after), (time, size));
         prop_assert_eq!(bytes.len() % RECORD_ALIGN, 0);
@@ -498,14 +529,14 @@ proptest! {
         mut bytes in prop::collection::vec(any::<u8>(), 0..400),
         magic: bool,
         body in prop::option::of(0u32..400),
-        kind in 0u8..5,
+        kind in 0u8..6,
     ) {
         let _ = JournalHeader::decode(&bytes);
         if bytes.len() >= RECORD_HEADER && magic {
             bytes[..4].copy_from_slice(b"SMJR");
-            bytes[12] = kind;
+            bytes[20] = kind;
             if let Some(body) = body {
-                bytes[28..32].copy_from_slice(&body.to_le_bytes());
+                bytes[44..48].copy_from_slice(&body.to_le_bytes());
                 let end = bytes.len().min(RECORD_HEADER + body as usize);
                 let sum = crc(&bytes[8..end]);
                 bytes[4..8].copy_from_slice(&sum);

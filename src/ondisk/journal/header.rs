@@ -9,12 +9,15 @@
 //! 36  (zero)
 //! 40  first sequence number of the session
 //! 48  ring length in bytes
-//! 56  (zero)
+//! 56  key of the journal
 //! ```
 //!
 //! Torn: both slots are written in turn, so the older one stays; it leads to the same next
 //! session number and, since nothing was appended before the header was durable, to the same end
 //! of the ring.
+//!
+//! Rotten: what the catalog and later records say of the session shows that it was there
+//! ([`Past`](super::Past)). The key is in every record, so that one slot leads to all of them.
 
 use super::super::wire::{Put, Reader};
 use super::JournalFormatError;
@@ -35,6 +38,9 @@ pub struct JournalHeader {
     pub first: Seq,
     /// Bytes in the ring.
     pub ring: u64,
+    /// A random number that all records of the journal carry: what a guest writes to its disk lies
+    /// in the ring as it is, and must never be taken for a record.
+    pub key: u64,
 }
 
 impl JournalHeader {
@@ -47,6 +53,17 @@ impl JournalHeader {
         u64::from(self.session % 2) * 4096
     }
 
+    /// The header, if this is the file offset of its slot.
+    ///
+    /// # Errors
+    /// Where it is not: what lies there was written elsewhere.
+    pub fn in_slot(self, offset: u64) -> Result<Self, JournalFormatError> {
+        match self.slot() {
+            slot if slot == offset => Ok(self),
+            slot => Err(JournalFormatError::Slot { slot, offset }),
+        }
+    }
+
     /// The bytes.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::LEN] {
@@ -57,7 +74,7 @@ impl JournalHeader {
         tail.u32(0);
         tail.u64(self.first.0);
         tail.u64(self.ring);
-        tail.u64(0);
+        tail.u64(self.key);
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&checksum(&tail).0.to_le_bytes());
@@ -89,11 +106,13 @@ impl JournalHeader {
         fields.u32("reserved")?;
         let first = Seq(fields.u64("first")?);
         let ring = fields.u64("ring")?;
+        let key = fields.u64("key")?;
         Ok(Self {
             store,
             session,
             first,
             ring,
+            key,
         })
     }
 }

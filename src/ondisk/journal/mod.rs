@@ -9,18 +9,23 @@
 //! A record lies at the ring offset where the one before it ended, or at the next multiple of
 //! 4 KiB (a sync starts a new page, so that a page that holds synced records is never written
 //! again), or at offset 0 (it did not fit before the ring's end). Which of the three is found by
-//! trying them in this order: a record counts only if its checksum, its sequence number and its
-//! session are the expected ones.
+//! trying them in this order: a record counts only if its checksum, its sequence number, its
+//! session and the journal's key are the expected ones. What is torn and what is damaged, and what
+//! proves it, stands at [`Past`].
 
 #[cfg(test)]
 mod golden;
 mod header;
 mod op;
+mod past;
 mod record;
 
 pub use header::JournalHeader;
 pub use op::{NewDiskOp, Op, Replaced, Target};
-pub use record::{Body, RECORD_ALIGN, RECORD_HEADER, RecordHeader, Reference, encode_record_head};
+pub use past::Past;
+pub use record::{
+    Body, MAX_HEAD, RECORD_ALIGN, RECORD_HEADER, RecordHeader, Reference, Stamp, encode_record_head,
+};
 
 use super::wire::WireError;
 
@@ -40,6 +45,14 @@ pub enum JournalFormatError {
         stored: u32,
         /// What the bytes give.
         computed: u32,
+    },
+    /// A header of the other slot.
+    #[error("the journal header of byte {slot} lies at byte {offset}")]
+    Slot {
+        /// Where it belongs.
+        slot: u64,
+        /// Where it is.
+        offset: u64,
     },
     /// Written by a newer program.
     #[error("journal format {0} is newer than this program knows ({known}); use a newer snapmark", known = header::VERSION)]

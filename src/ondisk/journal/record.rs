@@ -1,22 +1,27 @@
-//! A journal record: a header of 64 bytes, a body, and for a write its blocks.
+//! A journal record: a header of 80 bytes, a body, and for a write its blocks.
 //!
 //! ```text
 //! 0   magic "SMJR"
-//! 4   checksum of bytes 8..64 and the body
-//! 8   session
-//! 12  kind: 1 write, 2 zero, 3 op, 4 write by reference
-//! 13  (zero)
-//! 16  sequence number
-//! 24  disk
-//! 28  body length in bytes
-//! 32  first block
-//! 40  blocks
-//! 48  time, nanoseconds since 1970
-//! 56  size of the disk after this record in bytes, 0 where it does not change
-//! 64  body: for a write the CRC-32C of each block, for an op its fields
+//! 4   checksum of bytes 8..80 and the body
+//! 8   key of the journal
+//! 16  session
+//! 20  kind: 1 write, 2 zero, 3 op, 4 write by reference, 5 skip
+//! 21  (zero)
+//! 24  sequence number
+//! 32  all records up to this one were durable when this one was appended
+//! 40  disk
+//! 44  body length in bytes
+//! 48  first block
+//! 56  blocks
+//! 64  time, nanoseconds since 1970
+//! 72  size of the disk after this record in bytes, 0 where it does not change
+//! 80  body: for a write the CRC-32C of each block, for an op its fields
 //!     padding with zeros to a multiple of 64
 //!     for a write its blocks
 //! ```
+//!
+//! A skip stands where records were damaged and have been given up: its body is the number that
+//! the next record has, 8 bytes.
 //!
 //! A write by reference has whole segments in the middle whose data was written to slots of the
 //! pool before the record was; only the blocks before and after them follow the record. Its body:
@@ -44,19 +49,35 @@ use crate::base::{
 
 const MAGIC: &[u8; 4] = b"SMJR";
 /// Bytes in a record's header.
-pub const RECORD_HEADER: usize = 64;
+pub const RECORD_HEADER: usize = 80;
 /// Records start and end at multiples of this.
 pub const RECORD_ALIGN: usize = 64;
 /// No body is longer: enough for a marker over thousands of disks.
 const MAX_BODY: u32 = 1 << 20;
+/// Bytes of the longest header and body.
+pub const MAX_HEAD: usize = (RECORD_HEADER + MAX_BODY as usize).next_multiple_of(RECORD_ALIGN);
+/// No record has a greater number: at a million a second it would take 146,000 years.
+const MAX_SEQ: Seq = Seq(1 << 62);
 /// No write has more blocks.
 const MAX_BLOCKS: u64 = 16 << 10;
+
+/// What every record says of its journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The journal's key.
+    pub key: u64,
+    /// Which opening of the store wrote it.
+    pub session: u32,
+    /// Every record up to this one was durable when this one was appended; less than its own
+    /// number.
+    pub durable: Seq,
+}
 
 /// The fixed part of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// Which opening of the store wrote it.
-    pub session: u32,
+    /// Who wrote it, and what was durable then.
+    pub stamp: Stamp,
     /// Its place in the global order.
     pub seq: Seq,
     /// The disk; 0 for an op.
@@ -85,6 +106,8 @@ pub enum Body {
     Op(Op),
     /// Data for the header's blocks, some of which lies in slots; the others follow.
     Reference(Reference),
+    /// No record has a number from this one's up to, and without, this.
+    Skip(Seq),
 }
 
 /// The body of a write by reference.
@@ -152,6 +175,7 @@ impl Body {
             Self::Zero => 2,
             Self::Op(_) => 3,
             Self::Reference(_) => 4,
+            Self::Skip(_) => 5,
         }
     }
 
@@ -161,7 +185,7 @@ impl Body {
         let blocks = match self {
             Self::Write(sums) => sums.len(),
             Self::Reference(reference) => reference.sums.len() - reference.lent() as usize,
-            Self::Zero | Self::Op(_) => 0,
+            Self::Zero | Self::Op(_) | Self::Skip(_) => 0,
         };
         blocks * BLOCK
     }
@@ -171,7 +195,7 @@ impl Body {
 /// number of blocks (for an op: 0 and 0).
 #[must_use]
 pub fn encode_record_head(
-    session: u32,
+    stamp: Stamp,
     seq: Seq,
     disk: DiskId,
     extent: (Block, u64),
@@ -182,10 +206,12 @@ pub fn encode_record_head(
     let mut bytes = Vec::with_capacity(RECORD_HEADER + RECORD_ALIGN);
     bytes.extend(MAGIC);
     bytes.u32(0);
-    bytes.u32(session);
+    bytes.u64(stamp.key);
+    bytes.u32(stamp.session);
     bytes.u8(body.kind());
     bytes.extend([0; 3]);
     bytes.u64(seq.0);
+    bytes.u64(stamp.durable.0);
     bytes.u32(disk.0);
     bytes.u32(0);
     bytes.u64(extent.0.0);
@@ -197,9 +223,10 @@ pub fn encode_record_head(
         Body::Zero => {}
         Body::Op(op) => op.encode(&mut bytes),
         Body::Reference(reference) => reference.encode(&mut bytes),
+        Body::Skip(next) => bytes.u64(next.0),
     }
     let body_len = (bytes.len() - RECORD_HEADER) as u32;
-    bytes[28..32].copy_from_slice(&body_len.to_le_bytes());
+    bytes[44..48].copy_from_slice(&body_len.to_le_bytes());
     let sum = checksum(&bytes[8..]).0;
     bytes[4..8].copy_from_slice(&sum.to_le_bytes());
     bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGN), 0);
@@ -217,16 +244,26 @@ impl RecordHeader {
             return Err(JournalFormatError::Magic);
         }
         let checksum = reader.u32("checksum")?;
+        let key = reader.u64("key")?;
         let session = reader.u32("session")?;
         let kind = reader.u8("kind")?;
         reader.bytes("reserved", 3)?;
         let seq = Seq(reader.u64("seq")?);
+        let durable = Seq(reader.u64("durable")?);
         let disk = DiskId(reader.u32("disk")?);
         let body = reader.u32("body")?;
         let block = Block(reader.u64("block")?);
         let count = reader.u64("count")?;
         let time = Timestamp(reader.i64("time")?);
         let size_after = Some(reader.u64("size")?).filter(|size| *size != 0);
+        if seq > MAX_SEQ {
+            let (field, value) = ("seq", seq.0);
+            return Err(WireError::Value { field, value }.into());
+        }
+        if durable >= seq {
+            let (field, value) = ("durable", durable.0);
+            return Err(WireError::Value { field, value }.into());
+        }
         if body > MAX_BODY
             || (kind == 1 && (count > MAX_BLOCKS || u64::from(body) != count * 4))
             || (kind == 4 && count > MAX_BLOCKS)
@@ -249,7 +286,11 @@ impl RecordHeader {
             .into());
         }
         Ok(Self {
-            session,
+            stamp: Stamp {
+                key,
+                session,
+                durable,
+            },
             seq,
             disk,
             block,
@@ -292,6 +333,13 @@ impl RecordHeader {
             2 => Body::Zero,
             3 => Body::Op(Op::decode(&mut body)?),
             4 => Body::Reference(Reference::decode(&mut body, self.count)?),
+            5 => match Seq(body.u64("next")?) {
+                next if next > self.seq && next <= MAX_SEQ => Body::Skip(next),
+                Seq(value) => {
+                    let field = "next";
+                    return Err(WireError::Value { field, value }.into());
+                }
+            },
             kind => {
                 return Err(WireError::Value {
                     field: "kind",

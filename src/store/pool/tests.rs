@@ -151,6 +151,12 @@ fn a_device_that_holds_something_is_not_overwritten() {
     let refused = format_as(ext4.as_ref(), 0, Force::No).unwrap_err();
     assert!(refused.to_string().contains("ext4"), "{refused}");
     format_as(ext4.as_ref(), 0, Force::Yes).unwrap();
+    // A text has no mark, and is as dear.
+    let text = blank(1);
+    text.write_at(&[IoSlice::new(b"x")], 1000).unwrap();
+    let refused = format_as(text.as_ref(), 0, Force::IfEmpty).unwrap_err();
+    assert!(refused.to_string().contains("data"), "{refused}");
+    format_as(text.as_ref(), 0, Force::No).unwrap();
 
     let ours = formatted(1);
     let refused = format_as(ours.as_ref(), 0, Force::Yes);

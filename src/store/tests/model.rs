@@ -114,6 +114,8 @@ impl Model {
                     there(self.pending.remove(&place(device, slot)))?;
                 }
             }
+            // Here the counts are always right.
+            Change::CountFree(..) | Change::CountSpace(_) | Change::CountPack(..) => {}
         }
         Ok(())
     }
@@ -267,6 +269,9 @@ impl Model {
                 journal_seq: Seq(random.next()),
                 next_disk: DiskId(random.next() as u32),
                 next_map: MapId(random.next() as u32),
+                durable: Seq(random.next()),
+                session: random.next() as u32,
+                closed: random.next() % 2 == 0,
             }),
             1 => Change::PutDisk(DiskRecord {
                 id: DiskId(random.below(20) as u32),
