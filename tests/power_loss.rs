@@ -64,14 +64,23 @@ struct Tally {
     left_out: usize,
 }
 
-/// Looks at all images of a history, or so many.
-fn look(history: &History, most: usize) -> Tally {
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.candidates += other.candidates;
+        self.images += other.images;
+        self.left_out += other.left_out;
+    }
+}
+
+/// Looks at all images of a history after so many events, or at `most` of them.
+fn look(history: &History, from: usize, most: usize) -> Tally {
     let limits = Limits {
         open: 10,
-        candidates: 2000 * rounds(),
+        candidates: (5 * most).max(300) * rounds(),
         seed: seed(),
     };
-    let losses = history.disk.losses(0, &history.turns(), &limits);
+    let losses = history.disk.losses(from, &history.turns(), &limits);
     let mut list: Vec<Loss> = losses.list;
     let found = list.len();
     choose(&mut list, most * rounds());
@@ -96,7 +105,7 @@ fn look(history: &History, most: usize) -> Tally {
         }
     });
     Tally {
-        events: history.disk.crash_points(),
+        events: history.disk.crash_points() - from,
         candidates: losses.candidates,
         images: list.len(),
         left_out: found - list.len(),
@@ -129,7 +138,7 @@ fn choose(list: &mut Vec<Loss>, most: usize) {
 fn run(script: Script) -> History {
     let started = Instant::now();
     let history = script.end();
-    let tally = look(&history, IMAGES);
+    let tally = look(&history, 0, IMAGES);
     report(&history.name, &tally, started);
     history
 }
@@ -313,6 +322,30 @@ fn p5_p6_kills_before_the_power_fails() {
     run(script);
 }
 
+/// The daemon died at any moment, also in the middle of a commit, a checkpoint or a destage, and
+/// the power failed while the next one recovered from that and went on.
+#[test]
+fn p5_p6_kills_at_any_event_before_the_power_fails() {
+    let started = Instant::now();
+    let mut total = Tally::default();
+    let mut script = snapshots("kills at any event");
+    script.checkpoint();
+    script.remove("a@s");
+    script.settle();
+    let history = script.end();
+    let points = history.disk.crash_points();
+    for events in 0..=points {
+        let mut script = Script::revive(&history, events);
+        script.create("z", SEGMENT);
+        script.write("z", 0, BLOCK);
+        script.sync();
+        script.settle();
+        let again = script.end();
+        total.add(look(&again, events, IMAGES / 50));
+    }
+    report("kills at any event", &total, started);
+}
+
 /// Crashes while what another crash left is being recovered, and destaged.
 #[test]
 fn p6_recoveries_that_are_cut_short() {
@@ -344,11 +377,7 @@ fn p6_recoveries_that_are_cut_short() {
             script.sync();
             script.settle();
             let again = script.end();
-            let tally = look(&again, IMAGES / 10);
-            total.events += tally.events;
-            total.candidates += tally.candidates;
-            total.images += tally.images;
-            total.left_out += tally.left_out;
+            total.add(look(&again, 0, IMAGES / 10));
         }
     }
     report("recoveries", &total, started);

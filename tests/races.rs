@@ -22,9 +22,10 @@ use common::{checks, invariants};
 use shuttle::rand::Rng;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner, thread};
-use snapmark::base::DiskId;
 use snapmark::base::sync::turn;
+use snapmark::base::{BlockMask, DiskId, SegmentNo};
 use snapmark::device::{Device, DeviceError, Images};
+use snapmark::store::{At, Source, read_blocks};
 use snapmark::volume::{Node, Volumes};
 
 const BLOCK: u64 = 4096;
@@ -51,44 +52,72 @@ fn explore(name: &str, schedules: usize, test: impl Fn() + Send + Sync + Clone +
     Runner::new(PctScheduler::new_from_seed(seed, 3, each), config()).run(test);
 }
 
-/// A device that lets others run before and after each access.
-struct Turning(Arc<dyn Device>);
+/// Lets others run: mostly a little, sometimes for long, as a slow device does.
+fn stall() {
+    let mut random = shuttle::rand::thread_rng();
+    let turns = match random.gen_range(0..6) {
+        0 => random.gen_range(10..300),
+        _ => 1,
+    };
+    (0..turns).for_each(|_| turn());
+}
 
-impl Device for Turning {
+/// Reads under way: device, first byte, length.
+type Reads = Arc<Mutex<Vec<(String, u64, u64)>>>;
+
+/// A device whose accesses stall. No slot is punched as a whole while one reads there (P9).
+struct Stalling {
+    inner: Arc<dyn Device>,
+    reads: Reads,
+}
+
+impl Device for Stalling {
     fn name(&self) -> &str {
-        self.0.name()
+        self.inner.name()
     }
 
     fn len(&self) -> u64 {
-        self.0.len()
+        self.inner.len()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        turn();
-        self.0.read_at(buf, offset)
+        let read = (self.name().to_owned(), offset, buf.len() as u64);
+        self.reads.lock().unwrap().push(read.clone());
+        stall();
+        let done = self.inner.read_at(buf, offset);
+        let mut reads = self.reads.lock().unwrap();
+        let at = reads.iter().position(|of| *of == read).unwrap();
+        reads.swap_remove(at);
+        done
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
-        turn();
-        self.0.write_at(bufs, offset)?;
-        turn();
+        stall();
+        self.inner.write_at(bufs, offset)?;
+        stall();
         Ok(())
     }
 
     fn sync(&self) -> Result<(), DeviceError> {
-        turn();
-        self.0.sync()?;
-        turn();
+        stall();
+        self.inner.sync()?;
+        stall();
         Ok(())
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<bool, DeviceError> {
-        turn();
-        self.0.punch(offset, len)
+        stall();
+        let reads = self.reads.lock().unwrap().clone();
+        let inside = |(name, at, count): &&(String, u64, u64)| {
+            name == self.name() && *at < offset + len && offset < at + count
+        };
+        let reader = reads.iter().find(inside).filter(|_| len == SEGMENT);
+        assert_eq!(reader, None, "a slot is punched under a reader");
+        self.inner.punch(offset, len)
     }
 
     fn allocated(&self) -> Result<u64, DeviceError> {
-        self.0.allocated()
+        self.inner.allocated()
     }
 }
 
@@ -96,8 +125,8 @@ fn shape() -> Shape {
     Shape {
         log: 256 << 10,
         journal: 576 << 10,
-        // Twelve slots on each device.
-        pool: (4 << 20) + 12 * SEGMENT,
+        // Enough that some are lent to writers.
+        pool: (4 << 20) + 64 * SEGMENT,
         cache: 1 << 20,
         batch: 256 << 10,
         // Nothing happens by time.
@@ -108,8 +137,10 @@ fn shape() -> Shape {
 
 fn open(images: &Images) -> Arc<Engine> {
     let disk = snapmark::device::CrashDisk::from_images(images);
-    Arc::new(Engine::open_over(disk, shape(), &|device| {
-        Arc::new(Turning(device))
+    let reads = Reads::default();
+    Arc::new(Engine::open_over(disk, shape(), &|inner| {
+        let reads = reads.clone();
+        Arc::new(Stalling { inner, reads })
     }))
 }
 
@@ -189,7 +220,7 @@ fn p2_snapshots_are_exact_in_the_middle_of_everything() {
         write(engine, 8, 8, 200);
         engine.snapshot(&["a"], Some("base"), true).unwrap();
     });
-    explore("snapshots", 3000, move || {
+    explore("snapshots", 2000, move || {
         let engine = open(&images);
         let progress: Arc<[Progress; 2]> = Arc::default();
         let mut threads = Vec::new();
@@ -242,6 +273,31 @@ fn p2_snapshots_are_exact_in_the_middle_of_everything() {
     });
 }
 
+/// Reads the snapshot `old` where a view says that it is: as long as the view is held, it is there.
+fn look_through_a_view(engine: &Engine) {
+    let view = engine.catalog.view();
+    let snapshots = view.snapshots().unwrap();
+    let Some(old) = snapshots.iter().find(|snapshot| snapshot.name == "old") else {
+        return;
+    };
+    let (at, all) = (
+        At::Epoch(old.epoch),
+        BlockMask::range(0, (SEGMENT / BLOCK) as usize),
+    );
+    for (blocks, source) in view.resolve(old.map, SegmentNo(0), at, all).unwrap() {
+        let Source::Data(extent) = source else {
+            panic!("{blocks:?} of the snapshot have no data");
+        };
+        stall();
+        for run in blocks.runs() {
+            let mut bytes = vec![0; run.len() * BLOCK as usize];
+            let first = extent.index(run.start);
+            read_blocks(&engine.pool, &view, extent.place, first, &mut bytes).unwrap();
+            assert!(bytes.iter().all(|byte| *byte == 1), "not the snapshot's");
+        }
+    }
+}
+
 /// A reader, while whole segments are written by reference, destaged, kept by snapshots, given up,
 /// reclaimed, and their slots used anew: it reads what is there, and no slot serves two.
 #[test]
@@ -253,8 +309,11 @@ fn p9_no_slot_is_used_anew_under_a_reader() {
         // Slots in stock, for writes by reference.
         write(engine, 0, segment, 1);
         engine.settle();
+        engine.snapshot(&["a"], Some("old"), true).unwrap();
+        write(engine, 0, segment, 1);
+        engine.settle();
     });
-    explore("slots", 2000, move || {
+    explore("slots", 1000, move || {
         let engine = open(&images);
         let progress = Arc::new(Progress::default());
         progress.begun.store(1, SeqCst);
@@ -268,6 +327,9 @@ fn p9_no_slot_is_used_anew_under_a_reader() {
                     progress.acked.store(number, SeqCst);
                     if number == 3 {
                         engine.snapshot(&["a"], Some("s"), false).unwrap();
+                    }
+                    if number == 3 {
+                        engine.remove("a@old").unwrap();
                     }
                     if number == 4 {
                         engine.remove("a@s").unwrap();
@@ -292,8 +354,13 @@ fn p9_no_slot_is_used_anew_under_a_reader() {
                 }
             })
         };
+        let viewer = {
+            let engine = engine.clone();
+            thread::spawn(move || (0..4).for_each(|_| look_through_a_view(&engine)))
+        };
         writer.join().unwrap();
         reader.join().unwrap();
+        viewer.join().unwrap();
         engine.settle();
         invariants::check(&engine.catalog.view(), &engine.pool, true);
         let status = engine.status();
@@ -316,7 +383,7 @@ fn p4_p5_acknowledged_and_synced_is_there() {
     });
     let looked = Arc::new(AtomicUsize::new(0));
     let counter = looked.clone();
-    explore("syncs", 1500, move || {
+    explore("syncs", 1000, move || {
         let engine = open(&images);
         // Images that were left at some moment, and which blocks must hold what at least.
         let promised = Arc::new(Mutex::new(Vec::new()));
@@ -379,21 +446,24 @@ fn p9_a_commit_is_quiesced_when_the_last_older_view_is_gone() {
                 }
             }));
         }
-        for _ in 0..3 {
-            let marks = engine.catalog.view().marks();
-            let change = snapmark::ondisk::Change::SetMarks(marks);
-            engine.catalog.commit(&[change]).unwrap();
-            let commit = engine.catalog.view().generation();
+        let committer = engine.clone();
+        threads.push(thread::spawn(move || {
             for _ in 0..3 {
-                if engine.catalog.quiesced(commit) {
-                    let held = holds.iter().map(|of| of.load(SeqCst)).min().unwrap();
-                    assert!(
-                        held >= commit,
-                        "commit {commit} is quiesced, {held} is held"
-                    );
-                }
-                turn();
+                let marks = committer.catalog.view().marks();
+                let change = snapmark::ondisk::Change::SetMarks(marks);
+                committer.catalog.commit(&[change]).unwrap();
             }
+        }));
+        for _ in 0..8 {
+            let commit = engine.catalog.view().generation();
+            if engine.catalog.quiesced(commit) {
+                let held = holds.iter().map(|of| of.load(SeqCst)).min().unwrap();
+                assert!(
+                    held >= commit,
+                    "commit {commit} is quiesced, {held} is held"
+                );
+            }
+            turn();
         }
         threads.into_iter().for_each(|of| of.join().unwrap());
         engine.volumes.abandon();

@@ -10,7 +10,7 @@ use super::window::Window;
 use super::{CacheError, Frame, Halt};
 use crate::base::sync::{Condvar, Mutex};
 use crate::base::{DeviceNo, Seq};
-use crate::device::Device;
+use crate::device::{Device, Step};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{RING_START, Stamp};
 use crate::store::Pool;
@@ -111,6 +111,7 @@ impl Journal {
         let mut bufs = Vec::with_capacity(frames.len() + 1);
         bufs.push(IoSlice::new(head));
         bufs.extend(frames.iter().map(|frame| IoSlice::new(frame)));
+        Step::RecordEntered.fails().map_err(CacheError::Journal)?;
         self.device
             .write_at(&bufs, RING_START + offset)
             .map_err(CacheError::Journal)
@@ -162,9 +163,14 @@ impl Journal {
         self.window.wait_for(reach, halt)?;
         // The data before the records that speak of it. Were it the other way round, recovery
         // would still notice, but this way a whole record seldom lacks its data.
-        let synced = pool.sync(&devices).map_err(CacheError::from);
-        let synced = synced.and_then(|()| self.device.sync().map_err(CacheError::Journal));
-        synced.inspect_err(|error| halt.set(error))?;
+        let sync = || {
+            Step::JournalSealed.fails().map_err(CacheError::Journal)?;
+            pool.sync(&devices)?;
+            Step::LentSynced.fails().map_err(CacheError::Journal)?;
+            self.device.sync().map_err(CacheError::Journal)
+        };
+        sync().inspect_err(|error| halt.set(error))?;
+        Step::JournalSynced.passes();
         Ok(reach)
     }
 }

@@ -14,6 +14,7 @@ use super::scan::{Applied, Replayed, Scan, write_header};
 use super::state::Cache;
 use super::{CacheError, Content, Lent, Lines, MapState, Part};
 use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
+use crate::device::Step;
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{Body, Op, RecordHeader, Reference};
 
@@ -88,7 +89,9 @@ fn finish(cache: &Cache, scan: &Scan, marks: &Marks) -> Result<(), CacheError> {
     if header.first > marks.journal_seq {
         cache.sync(found)?;
     }
+    Step::JournalRead.fails().map_err(CacheError::Journal)?;
     write_header(scan.device(), &header)?;
+    Step::SessionBegun.passes();
     if let Some(journal) = &cache.journal {
         journal.begin(header.session, found);
     }

@@ -113,6 +113,16 @@ impl CrashDisk {
         self.kill_image_at(usize::MAX)
     }
 
+    /// As it was after the first `events` events, when the daemon died: the host's memory has what
+    /// was not synced, and a power failure may still take it away.
+    #[must_use]
+    pub fn killed_at(&self, events: usize) -> Self {
+        let recording = self.recording.lock().until(events);
+        Self {
+            recording: Arc::new(Mutex::new(recording)),
+        }
+    }
+
     /// All that crashes after `from` events and at any moment later can leave, each image once:
     /// every subset of the changes that were not synced, the orders of those that overlap, and
     /// the tearings of one of them at 512 bytes; as far as `limits` let it. `turns` are numbers

@@ -8,6 +8,7 @@ mod fault;
 mod file;
 mod memory;
 mod range;
+mod step;
 mod transfer;
 
 pub use aligned::AlignedBuf;
@@ -16,6 +17,9 @@ pub use error::{DeviceError, Operation};
 pub use fault::{Effect, Fault, FaultDevice, When};
 pub use file::{FileDevice, Fill, OpenMode};
 pub use memory::MemoryDevice;
+pub use step::Step;
+#[cfg(debug_assertions)]
+pub use step::{Watch, watch};
 
 use std::io::IoSlice;
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::base::{check_snapshot_name, now, snapshot_file_name};
+use crate::device::Step;
 use crate::ondisk::journal::{Op, Target};
 use crate::volume::{Entered, Namespace, Result, VolumeError, Volumes};
 
@@ -73,6 +74,7 @@ impl Volumes {
             chosen.replace(name.clone());
             Ok(Op::Marker { name, targets })
         })?;
+        Step::MarkerWritten.passes();
         if durable {
             self.cache.sync(entered.0)?;
         }

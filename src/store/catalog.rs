@@ -12,7 +12,7 @@ use super::tree::Edit;
 use super::{CatalogError, View, open};
 use crate::base::Geometry;
 use crate::base::sync::Mutex;
-use crate::device::Device;
+use crate::device::{Device, Step};
 use crate::ondisk::Change;
 
 /// How much memory a catalog may use.
@@ -126,6 +126,7 @@ impl Catalog {
         let mut content = base.content.clone();
         let mut edit = Edit::new(&self.pages);
         apply_all(&mut content, &mut edit, self.geometry, changes)?;
+        Step::CommitDrafted.fails()?;
         let commit = base.commit + 1;
         let frame = writer.log.frame(commit, changes)?;
         let (freed, dirty) = (writer.freed.len(), writer.dirty);
@@ -138,7 +139,11 @@ impl Catalog {
                 .log
                 .append(&frame)
                 .map_err(|error| writer.fail(error));
-            appended.map(|()| self.publish(content, commit, publication))
+            appended.map(|()| {
+                Step::CommitLogged.passes();
+                self.publish(content, commit, publication);
+                Step::CommitPublished.passes();
+            })
         } else {
             // The root takes the commit in: as whole as a frame, whatever its size.
             self.checkpoint_as(&mut writer, content, commit, publication)

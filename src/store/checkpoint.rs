@@ -9,6 +9,7 @@ use super::pages::Pages;
 use super::state::Content;
 use super::tree::{Body, Child, Edit, Node, NodeSink, Shape, Tree};
 use crate::base::Geometry;
+use crate::device::Step;
 use crate::ondisk::{
     PAGE, PageHeader, PageRef, Root, TreeKind, TreeRoot, encode_branch, encode_leaf,
 };
@@ -85,6 +86,7 @@ impl Writer {
             written => written?,
         };
         pages.device().sync()?;
+        Step::PagesSynced.fails()?;
         let root = Root {
             uuid: self.uuid,
             geometry: self.geometry,
@@ -95,8 +97,11 @@ impl Writer {
             trees,
         };
         pages.write(generation % 2, &root.encode()?)?;
+        Step::RootWritten.fails()?;
         pages.device().sync()?;
+        Step::RootSynced.fails()?;
         self.log.start(generation, commit)?;
+        Step::LogStarted.passes();
         self.dirty = 0;
         Ok(freed)
     }
@@ -110,6 +115,7 @@ impl Writer {
         generation: u64,
     ) -> Result<(Trees, Vec<u64>), CatalogError> {
         let (reserved, freed) = self.reserve(pages, content)?;
+        Step::PagesReserved.fails()?;
         let mut sink = PageSink::new(pages, generation, reserved);
         let mut trees = Trees::default();
         let content_trees = content.trees().into_iter();
@@ -117,6 +123,7 @@ impl Writer {
             *root = tree.flush(&mut sink)?;
         }
         sink.finish()?;
+        Step::PagesWritten.fails()?;
         Ok((trees, freed))
     }
 

@@ -13,7 +13,7 @@ use super::state::{Content, State, tree_of};
 use super::tree::Edit;
 use super::{CatalogConfig, CatalogError};
 use crate::base::Geometry;
-use crate::device::Device;
+use crate::device::{Device, Step};
 use crate::ondisk::{FormatError, Marks, PAGE, Root, Space, TreeKind, TreeRoot, encode_frame};
 
 /// The least bytes that the pages' device can have.
@@ -108,6 +108,7 @@ pub(super) fn open(
                     source: Box::new(source),
                 })
         })?;
+    Step::CatalogReplayed.fails()?;
     writer.freed = edit.freed;
     writer.dirty = edit.dirty;
     if last.is_none() {

@@ -8,7 +8,7 @@ use super::volumes::{Result, Volumes};
 use crate::base::{ByteSize, DeviceNo};
 use crate::cache::CacheError;
 use crate::config::Layout;
-use crate::device::{Device, FileDevice, Fill, OpenMode};
+use crate::device::{Device, DeviceError, FileDevice, Fill, OpenMode, Step};
 use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use crate::store::{Force, format};
 
@@ -85,11 +85,15 @@ impl Volumes {
         // before it can be found again.
         let store = Uuid(self.cache.catalog().uuid());
         format(device.as_ref(), store, &record, self.geometry, force).map_err(CacheError::from)?;
+        let failed = |error: DeviceError| VolumeError::Io(error.to_string());
+        Step::DeviceFormatted.fails().map_err(failed)?;
         self.cache
             .pool()
             .attach(&record, device)
             .map_err(CacheError::from)?;
+        Step::DeviceAttached.fails().map_err(failed)?;
         self.cache.catalog().commit(&[Change::AddDevice(record)])?;
+        Step::DeviceCommitted.passes();
         self.cache.space_added();
         Ok(number.0)
     }

@@ -9,6 +9,7 @@ use super::{Metrics, Node, Scrub, ScrubConfig, VolumeError};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
+use crate::device::Step;
 use crate::ondisk::journal::Op;
 use crate::store::CatalogError;
 
@@ -62,6 +63,10 @@ impl Volumes {
         if let Err(error) = replay(&cache, &mut recovery, &mut names, &config) {
             cache.stop();
             return Err(error);
+        }
+        if let Err(error) = Step::NamesReplayed.fails() {
+            cache.stop();
+            return Err(VolumeError::Io(error.to_string()));
         }
         let (geometry, largest_write) = (cache.geometry(), cache.largest_write() & !4095);
         let metrics = Metrics::default();
@@ -135,6 +140,7 @@ impl Volumes {
             match entered {
                 Some(ticket) => {
                     drop(waits);
+                    Step::OpEntered.passes();
                     return self.persist(ticket);
                 }
                 None => {

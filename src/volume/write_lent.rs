@@ -12,6 +12,8 @@ use super::volumes::{Result, Volumes};
 use super::write::Ends;
 use crate::base::{BLOCK, Block};
 use crate::cache::{Append, Content, Lent, Part};
+use crate::device::Step;
+use crate::store::PoolError;
 
 /// The segments of a write that lie in slots now.
 pub(super) struct Filled {
@@ -40,13 +42,14 @@ impl Volumes {
         let fill = |(slot, piece): (Lent, &[u8])| slot.fill(self.cache.pool(), piece);
         let lent: std::result::Result<Vec<_>, _> =
             slots.into_iter().zip(pieces).map(fill).collect();
+        let lent = lent.and_then(|lent| {
+            Step::LentFilled.fails().map_err(PoolError::from)?;
+            Ok(lent)
+        });
         match lent {
             Ok(lent) => Ok(Some(Filled { bytes, lent })),
             Err(error) if error.is_no_room() => Ok(None),
-            Err(error) => {
-                self.cache.halt().set(&error);
-                Err(error.into())
-            }
+            Err(error) => Err(error.into()),
         }
     }
 

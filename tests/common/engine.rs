@@ -9,7 +9,7 @@ use snapmark::cache::{CacheConfig, CacheParts, create_journal};
 use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
 use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
-use snapmark::volume::{ScrubConfig, VolumeConfig, Volumes};
+use snapmark::volume::{ScrubConfig, VolumeConfig, VolumeError, Volumes};
 
 pub const SEGMENT: u64 = 64 << 10;
 const STORE: [u8; 16] = [7; 16];
@@ -184,18 +184,23 @@ impl Engine {
 
     /// Destages all, and waits until nothing is left to be reaped or reclaimed.
     pub fn settle(&self) {
+        self.try_settle().unwrap();
+    }
+
+    /// As [`settle`](Self::settle), where the store may halt.
+    pub fn try_settle(&self) -> Result<(), VolumeError> {
         // Turns are counted, not time: the machine may stand still meanwhile.
         let mut quiet = 0;
         for turn in 0.. {
-            self.volumes.flush().unwrap();
+            self.volumes.flush()?;
             let view = self.catalog.view();
             let pending = self.volumes.status().pool.pending;
-            let busy = pending > 0 || view.maps().unwrap().iter().any(|m| m.reap);
+            let busy = pending > 0 || view.maps()?.iter().any(|m| m.reap);
             drop(view);
             // Twice: what a finished batch held may come back a moment later.
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet == 2 {
-                return;
+                break;
             }
             assert!(
                 turn < 5000,
@@ -204,6 +209,12 @@ impl Engine {
             );
             thread::sleep(Duration::from_millis(2));
         }
+        Ok(())
+    }
+
+    /// Whether it still takes writes.
+    pub fn cache_is_well(&self) -> bool {
+        self.volumes.status().state == "ok"
     }
 
     /// Bytes that the pool's devices take up on the host.

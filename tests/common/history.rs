@@ -10,6 +10,7 @@ use super::model::State;
 use super::{checks, invariants};
 
 /// One op, with the events between which it ran.
+#[derive(Clone)]
 pub struct Entry {
     pub begun: usize,
     pub acked: usize,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use snapmark::base::DiskId;
 use snapmark::device::Images;
-use snapmark::volume::{Extent, Node, SetAttributes, Volumes};
+use snapmark::volume::{Extent, Node, SetAttributes, VolumeError, Volumes};
 
 use super::Random;
 use super::engine::{Engine, Shape};
@@ -18,6 +18,10 @@ pub struct Script {
     name: String,
     entries: Vec<Entry>,
     written: u8,
+    /// Whether steps may fail: one that did is tried again, unless the store has halted.
+    tolerant: bool,
+    /// A step failed for good; the rest is left out.
+    pub failed: bool,
 }
 
 /// Whether a step makes all before it durable.
@@ -51,7 +55,20 @@ impl Script {
             name: name.to_owned(),
             entries: vec![start],
             written: 0,
+            tolerant: false,
+            failed: false,
         }
+    }
+
+    /// Steps may fail from now on.
+    pub fn tolerate(&mut self) {
+        self.tolerant = true;
+    }
+
+    /// What there was before the last step.
+    pub fn before(&self) -> &State {
+        let count = self.entries.len();
+        &self.entries[count.saturating_sub(2)].state
     }
 
     /// Ends it, as a crash does.
@@ -65,19 +82,66 @@ impl Script {
         }
     }
 
+    /// Goes on where the daemon of another died after so many events, with what it had not synced
+    /// in the host's memory.
+    pub fn revive(history: &History, events: usize) -> Self {
+        let engine = Engine::open(history.disk.killed_at(events), history.shape);
+        let found = State::of(&engine);
+        let (least, most) = history.after_kill(events);
+        let at = (least..=most).rev();
+        let mut at = at.filter(|at| history.entries[*at].state == found);
+        let at = at.next().expect("it holds what was acknowledged");
+        let mut entries = history.entries[..=at].to_vec();
+        for entry in entries.iter_mut().filter(|entry| entry.acked > events) {
+            // Under way when the daemon died.
+            (entry.acked, entry.durable) = (engine.disk.crash_points(), false);
+        }
+        entries.push(Entry {
+            begun: events,
+            acked: engine.disk.crash_points(),
+            durable: false,
+            state: found.clone(),
+            line: format!("killed at {events}"),
+        });
+        Self {
+            name: history.name.clone(),
+            state: found,
+            engine,
+            entries,
+            written: 100,
+            tolerant: false,
+            failed: false,
+        }
+    }
+
     fn step(
         &mut self,
         line: String,
         holds: Holds,
-        does: impl FnOnce(&Engine),
+        does: impl Fn(&Engine) -> Result<(), VolumeError>,
         means: impl FnOnce(&mut State),
     ) {
+        if self.failed {
+            return;
+        }
         let begun = self.engine.disk.crash_points();
-        does(&self.engine);
+        let mut done = does(&self.engine);
+        if self.tolerant && done.is_err() && self.engine.cache_is_well() {
+            // Nothing came of it, and nothing stands against doing it now.
+            done = does(&self.engine);
+        }
         means(&mut self.state);
+        let acked = match done {
+            Ok(()) => self.engine.disk.crash_points(),
+            Err(_) if self.tolerant => {
+                self.failed = true;
+                usize::MAX
+            }
+            Err(error) => panic!("{line}: {error}"),
+        };
         self.entries.push(Entry {
             begun,
-            acked: self.engine.disk.crash_points(),
+            acked,
             durable: holds == PowerLoss,
             state: self.state.clone(),
             line,
@@ -92,9 +156,7 @@ impl Script {
     }
 
     pub fn create(&mut self, name: &str, size: u64) {
-        let does = |engine: &Engine| {
-            engine.create(new_disk(name, size)).unwrap();
-        };
+        let does = |engine: &Engine| engine.create(new_disk(name, size)).map(drop);
         self.step(format!("create {name} {size}"), Kill, does, |state| {
             let zeros = Arc::new(vec![0; size as usize]);
             state.files.insert(name.to_owned(), zeros);
@@ -108,7 +170,7 @@ impl Script {
         let data: Vec<u8> = (0..len).map(|_| random.next() as u8 | 1).collect();
         let does = |engine: &Engine| {
             let disk = Self::disk(engine, name);
-            engine.write(disk, at, &data).unwrap();
+            engine.write(disk, at, &data)
         };
         self.step(format!("write {name} {at}+{len}"), Kill, does, |state| {
             let content = Arc::make_mut(state.files.get_mut(name).unwrap());
@@ -121,7 +183,7 @@ impl Script {
     pub fn discard(&mut self, name: &str, at: u64, len: u64) {
         let does = |engine: &Engine| {
             let disk = Self::disk(engine, name);
-            engine.discard(disk, Extent { offset: at, len }).unwrap();
+            engine.discard(disk, Extent { offset: at, len })
         };
         self.step(format!("discard {name} {at}+{len}"), Kill, does, |state| {
             let content = Arc::make_mut(state.files.get_mut(name).unwrap());
@@ -133,6 +195,9 @@ impl Script {
     /// Grows or shrinks. A disk that shrinks loses its end before it gets shorter: that is two
     /// records, and a crash may fall between them.
     pub fn resize(&mut self, name: &str, size: u64) {
+        if self.failed {
+            return;
+        }
         let begun = self.engine.disk.crash_points();
         let does = |engine: &Engine| {
             let set = SetAttributes {
@@ -140,7 +205,7 @@ impl Script {
                 ..SetAttributes::default()
             };
             let node = engine.lookup(name).unwrap();
-            engine.set_attributes(node, &set).unwrap();
+            engine.set_attributes(node, &set).map(drop)
         };
         let old = self.state.files[name].len();
         if old as u64 > size {
@@ -168,7 +233,7 @@ impl Script {
     pub fn snapshot(&mut self, disks: &[&str], name: &str, holds: Holds) {
         let does = |engine: &Engine| {
             let durable = holds == PowerLoss;
-            engine.snapshot(disks, Some(name), durable).unwrap();
+            engine.snapshot(disks, Some(name), durable).map(drop)
         };
         self.step(format!("snapshot {disks:?} {name}"), holds, does, |state| {
             for disk in disks {
@@ -179,14 +244,14 @@ impl Script {
     }
 
     pub fn remove(&mut self, name: &str) {
-        let does = |engine: &Engine| engine.remove(name).unwrap();
+        let does = |engine: &Engine| engine.remove(name);
         self.step(format!("remove {name}"), Kill, does, |state| {
             state.files.remove(name);
         });
     }
 
     pub fn rename(&mut self, from: &str, to: &str) {
-        let does = |engine: &Engine| engine.rename(from, to, false).unwrap();
+        let does = |engine: &Engine| engine.rename(from, to, false);
         self.step(format!("rename {from} {to}"), Kill, does, |state| {
             let moved = std::mem::take(&mut state.files).into_iter();
             let named = moved.map(|(name, content)| match name.strip_prefix(from) {
@@ -200,9 +265,7 @@ impl Script {
     }
 
     pub fn clone_of(&mut self, snapshot: &str, name: &str) {
-        let does = |engine: &Engine| {
-            engine.clone_snapshot(snapshot, new_disk(name, 0)).unwrap();
-        };
+        let does = |engine: &Engine| engine.clone_snapshot(snapshot, new_disk(name, 0)).map(drop);
         self.step(
             format!("clone {snapshot} {name}"),
             PowerLoss,
@@ -215,9 +278,7 @@ impl Script {
     }
 
     pub fn roll_back(&mut self, disk: &str, snapshot: &str) {
-        let does = |engine: &Engine| {
-            engine.rollback(disk, snapshot, false).unwrap();
-        };
+        let does = |engine: &Engine| engine.rollback(disk, snapshot, false).map(drop);
         self.step(
             format!("rollback {disk} {snapshot}"),
             PowerLoss,
@@ -230,21 +291,21 @@ impl Script {
     }
 
     pub fn sync(&mut self) {
-        let does = |engine: &Engine| engine.sync().unwrap();
+        let does = |engine: &Engine| engine.sync();
         self.step("sync".to_owned(), PowerLoss, does, |_| {});
     }
 
     pub fn flush(&mut self) {
-        let does = |engine: &Engine| engine.flush().unwrap();
+        let does = |engine: &Engine| engine.flush();
         self.step("flush".to_owned(), PowerLoss, does, |_| {});
     }
 
     pub fn settle(&mut self) {
-        self.step("settle".to_owned(), PowerLoss, Engine::settle, |_| {});
+        self.step("settle".to_owned(), PowerLoss, Engine::try_settle, |_| {});
     }
 
     pub fn checkpoint(&mut self) {
-        let does = |engine: &Engine| engine.catalog.checkpoint().unwrap();
+        let does = |engine: &Engine| Ok(engine.catalog.checkpoint()?);
         self.step("checkpoint".to_owned(), Kill, does, |_| {});
     }
 
@@ -252,36 +313,48 @@ impl Script {
     pub fn add_device(&mut self, path: &str, len: u64) {
         let does = |engine: &Engine| {
             let device = engine.disk.device(path, len);
-            engine.add_open_device(path, device).unwrap();
+            engine.add_open_device(path, device).map(drop)
         };
         self.step(format!("add device {path} {len}"), Kill, does, |_| {});
     }
 
     /// The daemon dies and comes again; the host's memory still has what was not synced.
     pub fn kill(&mut self) {
-        let begun = self.engine.disk.crash_points();
-        self.engine.volumes.abandon();
-        self.engine = Engine::open(self.engine.disk.clone(), self.engine.shape);
-        self.entries.push(Entry {
-            begun,
-            acked: self.engine.disk.crash_points(),
-            durable: false,
-            state: self.state.clone(),
-            line: "kill".to_owned(),
-        });
+        if !self.failed {
+            self.engine.volumes.abandon();
+            self.open("kill", false);
+        }
     }
 
     /// Closes the store in order, and opens it again.
     pub fn reopen(&mut self) {
+        if self.failed {
+            return;
+        }
+        match self.engine.volumes.close_store() {
+            Ok(()) => self.open("reopen", true),
+            Err(error) => {
+                assert!(self.tolerant, "{error}");
+                self.engine.volumes.abandon();
+                self.open("reopen", false);
+            }
+        }
+    }
+
+    fn open(&mut self, line: &str, durable: bool) {
         let begun = self.engine.disk.crash_points();
-        self.engine.volumes.close_store().unwrap();
-        self.engine = Engine::open(self.engine.disk.clone(), self.engine.shape);
+        let open = |disk| Engine::try_open(disk, self.engine.shape, &|device| device);
+        let mut opened = open(self.engine.disk.clone());
+        if self.tolerant && opened.is_err() {
+            opened = open(self.engine.disk.clone());
+        }
+        self.engine = opened.unwrap();
         self.entries.push(Entry {
             begun,
             acked: self.engine.disk.crash_points(),
-            durable: true,
+            durable,
             state: self.state.clone(),
-            line: "reopen".to_owned(),
+            line: line.to_owned(),
         });
     }
 }

@@ -315,9 +315,29 @@ impl Writer {
     /// Where the daemon refused it or is gone: it was begun and not acknowledged. One that there
     /// was no space for is noted as having done nothing.
     pub fn step(&self, disks: &[File], rng: &mut Rng, buffer: &mut Buffer) -> io::Result<Duration> {
+        self.step_by(rng, buffer, |kind, disk, offset, bytes| {
+            let file = &disks[disk as usize];
+            match kind {
+                Kind::Write => file.write_all_at(bytes, offset),
+                Kind::Discard => punch(file, offset, bytes.len() as u64),
+                Kind::Refused => Ok(()),
+            }
+        })
+    }
+
+    /// As [`step`](Self::step), done by a call with what it is, on which disk, where, and the
+    /// bytes, which of a discard only say how many.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_by(
+        &self,
+        rng: &mut Rng,
+        buffer: &mut Buffer,
+        does: impl FnOnce(Kind, u32, u64, &[u8]) -> io::Result<()>,
+    ) -> io::Result<Duration> {
         let op = self.plan.choose(self.number, rng);
         let seq = self.note(op);
-        let file = &disks[(op.block / self.plan.blocks) as usize];
         let offset = u64::from(op.block % self.plan.blocks) * BLOCK as u64;
         let len = op.count as usize * BLOCK;
         if op.kind == Kind::Write {
@@ -327,11 +347,8 @@ impl Writer {
         }
         self.begun.store(seq, SeqCst);
         let started = Instant::now();
-        let done = match op.kind {
-            Kind::Write => file.write_all_at(&buffer.bytes()[..len], offset),
-            Kind::Discard => punch(file, offset, len as u64),
-            Kind::Refused => Ok(()),
-        };
+        let disk = op.block / self.plan.blocks;
+        let done = does(op.kind, disk, offset, &buffer.bytes()[..len]);
         let took = started.elapsed();
         match &done {
             Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => self.refuse(seq),

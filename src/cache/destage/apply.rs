@@ -4,7 +4,9 @@ use super::super::CacheError;
 use super::super::ring::Ring;
 use super::ops::Draft;
 use super::round::Destager;
+use crate::device::Step;
 use crate::ondisk::Change;
+use crate::store::PoolError;
 
 /// Ops applied in one commit.
 const MAX_OPS: usize = 512;
@@ -18,6 +20,7 @@ impl Destager {
             return Ok(());
         };
         self.cache.sync_for_destage(last)?;
+        Step::OpsSynced.fails().map_err(PoolError::from)?;
         let view = self.cache.catalog.view();
         let mut draft = Draft::new(&view);
         ops.iter().try_for_each(|op| draft.apply(op))?;
@@ -34,11 +37,11 @@ impl Destager {
         );
         let changes = draft.changes()?;
         drop(view);
-        let done = self.cache.catalog.commit(&changes);
+        let done = self.commit_ops(&changes);
         let mut queue = self.cache.queue.lock();
         if let Err(error) = done {
             queue.put_back(ops);
-            return Err(error.into());
+            return Err(error);
         }
         queue.applying = None;
         for disk in removed {
@@ -49,6 +52,13 @@ impl Destager {
         drop(queue);
         self.cache.room.notify_all();
         self.reap(reap);
+        Ok(())
+    }
+
+    fn commit_ops(&self, changes: &[Change]) -> Result<(), CacheError> {
+        Step::OpsDrafted.fails().map_err(PoolError::from)?;
+        self.cache.catalog.commit(changes)?;
+        Step::OpsCommitted.passes();
         Ok(())
     }
 

@@ -7,7 +7,9 @@ use super::reap::{Reap, Step};
 use super::round::Destager;
 use super::work::Work;
 use crate::base::{Epoch, MapId, SegmentNo};
+use crate::device;
 use crate::ondisk::VersionKey;
+use crate::store::PoolError;
 
 /// Slots that a step of a reap may take.
 const REAP_SLOTS: u64 = 64;
@@ -69,7 +71,9 @@ impl Destager {
             }
         };
         drop(view);
+        device::Step::ReapPlanned.fails().map_err(PoolError::from)?;
         self.commit(work)?;
+        device::Step::ReapCommitted.passes();
         let mut queue = cache.queue.lock();
         queue.promises.let_go();
         self.take_stock(&mut queue);
@@ -99,7 +103,11 @@ impl Destager {
         draft.marks = self.cache.marks(&self.cache.queue.lock(), draft.marks);
         let changes = draft.changes()?;
         drop(view);
+        device::Step::ReapFinished
+            .fails()
+            .map_err(PoolError::from)?;
         self.cache.catalog.commit(&changes)?;
+        device::Step::MapForgotten.passes();
         self.reap(more);
         Ok(())
     }

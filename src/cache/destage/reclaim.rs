@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::super::CacheError;
 use super::super::stock::Stock;
 use crate::base::{DeviceNo, Place, Slot};
+use crate::device::Step;
 use crate::ondisk::Change;
-use crate::store::{Catalog, Pool};
+use crate::store::{Catalog, Pool, PoolError};
 
 /// Slots punched in one commit.
 const CHUNK: usize = 1024;
@@ -93,7 +94,9 @@ impl Reclaim {
             return Ok(0);
         }
         let count = changes.len();
+        Step::SlotsPunched.fails().map_err(PoolError::from)?;
         catalog.commit(&changes)?;
+        Step::SlotsFreed.passes();
         self.waiting.drain(..count);
         Ok(count)
     }

@@ -8,6 +8,8 @@ use super::allocate::lend_changes;
 use super::round::Destager;
 use crate::base::DeviceNo;
 use crate::base::sync::thread;
+use crate::device::Step;
+use crate::store::PoolError;
 
 impl Destager {
     /// Sees to it that there are slots for so many segments, waiting for reclaim if need be.
@@ -40,8 +42,10 @@ impl Destager {
         let lent = self.slots.refill(&view, 0)?;
         drop(view);
         if !lent.is_empty() {
+            Step::Lending.fails().map_err(PoolError::from)?;
             let done = self.cache.catalog.commit(&lend_changes(&lent));
             done.inspect_err(|_| self.slots.forget())?;
+            Step::LentOut.passes();
             self.cache.stock.add(&lent);
             self.refresh_space();
         }

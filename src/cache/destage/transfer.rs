@@ -15,8 +15,9 @@ use super::round::Destager;
 use super::segment::{Context, Outcome, Update};
 use super::work::Work;
 use crate::base::{BLOCK_SIZE, DeviceNo, DiskId, Place, SegmentNo, Seq};
+use crate::device::Step;
 use crate::ondisk::Change;
-use crate::store::{At, View};
+use crate::store::{At, PoolError, View};
 
 /// Segments of a wide discard dealt with in one commit.
 const WIDE_CHUNK: usize = 2048;
@@ -88,6 +89,7 @@ impl Destager {
             return Ok(());
         };
         self.cache.sync_for_destage(last)?;
+        Step::BatchSynced.fails().map_err(PoolError::from)?;
         let synced = started.elapsed();
         if let Some(at) = runs
             .iter()
@@ -166,7 +168,11 @@ impl Destager {
         let view = cache.catalog.view();
         self.slots.check_pack(&view)?;
         let mut work = Work::new(&self.cache);
-        let (done, settled) = match self.plan(runs, &view, &mut work, &budget) {
+        let planned = self.plan(runs, &view, &mut work, &budget);
+        let (done, settled) = match planned.and_then(|planned| {
+            Step::BatchPlanned.fails().map_err(PoolError::from)?;
+            Ok(planned)
+        }) {
             Ok(planned) => planned,
             Err(error) => {
                 self.drop_work(work);
@@ -268,8 +274,10 @@ impl Destager {
         self.ended += work.lent().len() as u64;
         self.cache.stock.adopted(&work.adopted());
         self.cache.stock.add(&lent);
+        Step::SlotsAdopted.passes();
         let view = self.cache.catalog.view();
         let given_up = work.punch_blocks(&self.cache.pool, &view, &mut self.holes)?;
+        Step::BlocksPunched.passes();
         self.reclaim.add(view.generation(), &given_up);
         self.holes.keep_few(&self.cache.pool);
         Ok(())
@@ -278,17 +286,20 @@ impl Destager {
     /// What may fail of a commit, and the commit itself. Returns the slots that it lent out.
     fn store(&mut self, work: &mut Work) -> Result<Vec<Place>, CacheError> {
         work.store(&self.cache.pool)?;
+        Step::DataStored.fails().map_err(PoolError::from)?;
         let view = self.cache.catalog.view();
         let lent = self.slots.refill(&view, work.taken().len() as u64)?;
         drop(view);
         work.changes.append(&mut lend_changes(&lent));
         self.cache.catalog.commit(&work.changes)?;
+        Step::DataCommitted.passes();
         Ok(lent)
     }
 
     /// The runs are in the segment map: out of the line, the index and the journal with them.
     pub(super) fn let_go(&mut self, runs: Vec<Run>, settled: Vec<Settled>) {
         runs.iter().for_each(Run::leave_index);
+        Step::IndexLeft.passes();
         let mut queue = self.cache.queue.lock();
         runs.iter().for_each(|run| run.leave_line(&mut queue));
         settle(&mut queue, settled);
@@ -299,6 +310,7 @@ impl Destager {
         self.take_stock(&mut queue);
         self.cache.note_crowd(&queue);
         drop(queue);
+        Step::BatchLeft.passes();
         self.cache.room.notify_all();
     }
 

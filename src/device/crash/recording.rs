@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::{Device, MemoryDevice};
 
 /// Something that reached a device.
+#[derive(Clone)]
 pub(super) enum Event {
     /// Bytes were written.
     Write {
@@ -61,6 +62,17 @@ impl Recording {
     /// What a device holds now.
     pub(super) fn live(&self, device: usize) -> Arc<MemoryDevice> {
         self.devices[device].live.clone()
+    }
+
+    /// The first events alone, to go on from there another way.
+    pub(super) fn until(&self, events: usize) -> Self {
+        let mut until = Self::default();
+        for device in &self.devices {
+            until.add(device.base.clone());
+        }
+        let first = self.events.iter().take(events);
+        first.cloned().for_each(|event| until.record(event));
+        until
     }
 
     /// Adds an event; it shows in the device's content at once.

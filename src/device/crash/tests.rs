@@ -232,3 +232,22 @@ fn a_loss_says_from_when_to_when_it_can_be() {
         ]
     );
 }
+
+#[test]
+fn what_a_killed_daemon_did_not_sync_can_still_be_lost() {
+    let disk = CrashDisk::new();
+    let device = disk.device("pool", 4096);
+    write(&device, 0, 1, 512);
+    device.sync().unwrap();
+    write(&device, 512, 2, 512);
+    write(&device, 1024, 3, 512);
+    let killed = disk.killed_at(3);
+    let again = killed.device("pool", 4096);
+    let mut live = [0; 1536];
+    again.read_at(&mut live, 0).unwrap();
+    assert_eq!((live[0], live[512], live[1024]), (1, 2, 0));
+    assert_eq!(bytes(&killed.crash_image(0), "pool")[512], 0);
+    again.sync().unwrap();
+    assert_eq!(bytes(&killed.crash_image(0), "pool")[512], 2);
+    assert_eq!(disk.crash_points(), 4, "the other goes its own way");
+}

@@ -196,7 +196,7 @@ fn finds_bad(volumes: &Volumes, suspect: &Owned, image: &Image) -> Result<Option
             return Ok(None);
         };
         last = Some(bad);
-        std::thread::yield_now();
+        crate::base::sync::thread::yield_now();
     }
     Ok(last)
 }
