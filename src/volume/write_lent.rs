@@ -43,10 +43,7 @@ impl Volumes {
         match lent {
             Ok(lent) => Ok(Some(Filled { bytes, lent })),
             Err(error) if error.is_no_room() => Ok(None),
-            Err(error) => {
-                self.cache.halt().set(&error);
-                Err(error.into())
-            }
+            Err(error) => Err(error.into()),
         }
     }
 
