@@ -325,8 +325,8 @@ impl Applier<'_, '_> {
             })?;
             content.free.put(edit, key, &encode_run(run_end - end))?;
         }
-        content.space.free -= count;
-        self.set_device_free(device, free - count)
+        content.space.free = less("free", content.space.free, count)?;
+        self.set_device_free(device, less("free", free, count)?)
     }
 
     fn retire(&mut self, place: Place) -> Result<(), Failure> {
@@ -372,7 +372,7 @@ impl Applier<'_, '_> {
             slot: start,
         })?;
         content.free.put(edit, key, &encode_run(len))?;
-        content.space.pending -= 1;
+        content.space.pending = less("pending", content.space.pending, 1)?;
         content.space.free += 1;
         self.set_device_free(device, free + 1)?;
         self.drop_checksums(place)
@@ -387,7 +387,7 @@ impl Applier<'_, '_> {
                 return Err(Refusal::NotPending(place).into());
             }
         }
-        content.space.pending -= count;
+        content.space.pending = less("pending", content.space.pending, count)?;
         Ok(())
     }
 
@@ -481,4 +481,9 @@ fn remove(
     } else {
         Err(missing.into())
     }
+}
+
+/// A count of segments without so many of them.
+fn less(what: &'static str, count: u64, by: u64) -> Result<u64, Refusal> {
+    count.checked_sub(by).ok_or(Refusal::Miscounted(what))
 }

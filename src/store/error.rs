@@ -202,4 +202,7 @@ pub enum Refusal {
     /// A slot to be freed that has not been given up.
     #[error("{0} has not been given up")]
     NotPending(Place),
+    /// A count is less than what is there.
+    #[error("the catalog counts too few {0} segments; 'snapmark check --repair' counts them anew")]
+    Miscounted(&'static str),
 }

@@ -2,7 +2,7 @@
 //! ones that they are made of open in every later version.
 //!
 //! `tests/fixtures/damaged` has the stores as text, and in `cases.txt` what is done to them and what
-//! is to come of it. `SNAPMARK_BLESS=1` writes all of it anew; only a change of the format may ask
+//! is to come of it. `SNAPMARK_BLESS_FORMAT=1` writes all of it anew; only a change of the format may ask
 //! for that, and none will after the first release.
 
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn is_blessing() -> bool {
-    std::env::var_os("SNAPMARK_BLESS").is_some()
+    std::env::var_os("SNAPMARK_BLESS_FORMAT").is_some()
 }
 
 /// What people see in a store: a line for each file, its size and the checksum of its content.
