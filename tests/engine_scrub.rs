@@ -5,16 +5,14 @@
 
 mod common;
 
-use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
 use common::model::new_disk;
 use common::{Random, noise, seeds, wait_until};
-use snapmark::base::{BlockMask, DiskId, Place, SegmentNo};
+use snapmark::base::{DiskId, Place};
 use snapmark::device::{Effect, Operation, When};
-use snapmark::store::{At, Source};
 use snapmark::volume::{Extent, ScrubState, ScrubStatus, VolumeError};
 
 const BLOCKS: u64 = SEGMENT / 4096;
@@ -43,44 +41,6 @@ fn scrub(engine: &Engine) -> ScrubStatus {
     assert_eq!(status.state, ScrubState::Done, "{status:?}");
     assert_eq!(status.checked, status.total, "{status:?}");
     status
-}
-
-/// Where a block of a disk or snapshot lies.
-fn place(engine: &Engine, disk: &str, snapshot: Option<&str>, block: u64) -> (Place, usize) {
-    let view = engine.catalog.view();
-    let (map, at) = match snapshot {
-        None => {
-            let disks = view.disks().unwrap();
-            (
-                disks.iter().find(|it| it.name == disk).unwrap().map,
-                At::Live,
-            )
-        }
-        Some(name) => {
-            let snapshots = view.snapshots().unwrap();
-            let it = snapshots.iter();
-            let it = it.filter(|it| (&*it.disk_name, &*it.name) == (disk, name));
-            let it = it.max_by_key(|it| it.epoch).unwrap();
-            (it.map, At::Epoch(it.epoch))
-        }
-    };
-    let (segment, index) = (SegmentNo(block / BLOCKS), (block % BLOCKS) as usize);
-    let mut mask = BlockMask::EMPTY;
-    mask.insert(index);
-    match view.resolve(map, segment, at, mask).unwrap()[0].1 {
-        Source::Data(extent) => (extent.place, extent.index(index)),
-        other => panic!("{disk} {block}: {other:?}"),
-    }
-}
-
-fn damage(engine: &Engine, (place, at): (Place, usize)) {
-    let mut block = [0; 4096];
-    engine.pool.read(place, at, &mut block).unwrap();
-    block[1234] ^= 4;
-    engine
-        .pool
-        .write(place, at, &[IoSlice::new(&block)])
-        .unwrap();
 }
 
 /// Disks `a` and `b`, a clone `c` of `a@s`; `a` has changed since in place and in packs.
@@ -119,8 +79,8 @@ fn damage_is_found_and_named_and_nothing_else_is() {
         ("a", None, 3, &["a"]),
     ];
     for (disk, snapshot, block, touched) in cases {
-        let at = place(&engine, disk, snapshot, block);
-        damage(&engine, at);
+        let at = engine.place(disk, snapshot, block);
+        engine.damage(at);
         let found = scrub(&engine);
         assert_eq!(found.damaged, 1, "{found:?}");
         let problem = &found.problems[0];
@@ -134,12 +94,12 @@ fn damage_is_found_and_named_and_nothing_else_is() {
         assert_eq!(names, touched, "{disk} {snapshot:?} {block}: {problem}");
         assert_eq!(problem.path, format!("pool{}", problem.device));
         // The damage undone.
-        damage(&engine, at);
+        engine.damage(at);
     }
     assert_eq!(scrub(&engine).damaged, 0);
     // Neighbours are one problem.
     for block in 3..9 {
-        damage(&engine, place(&engine, "b", None, block));
+        engine.damage(engine.place("b", None, block));
     }
     let found = scrub(&engine);
     assert_eq!((found.damaged, found.problems.len()), (6, 1), "{found:?}");
@@ -153,8 +113,8 @@ fn damage_is_found_and_named_and_nothing_else_is() {
 #[test]
 fn damage_that_nobody_reads_is_none() {
     let engine = little_store();
-    let hit = place(&engine, "b", None, 4);
-    damage(&engine, hit);
+    let hit = engine.place("b", None, 4);
+    engine.damage(hit);
     // The new data waits in the cache, and goes to that very place.
     let Some(snapmark::volume::Node::Disk(b)) = engine.lookup("b") else {
         panic!("no b");
@@ -162,7 +122,7 @@ fn damage_that_nobody_reads_is_none() {
     engine.write(b, 4 * 4096, &noise(9, 4096)).unwrap();
     assert_eq!(scrub(&engine).damaged, 0);
     engine.flush().unwrap();
-    assert_eq!(place(&engine, "b", None, 4), hit, "written in place");
+    assert_eq!(engine.place("b", None, 4), hit, "written in place");
     assert_eq!(scrub(&engine).damaged, 0);
     engine.volumes.abandon();
 }
@@ -170,7 +130,7 @@ fn damage_that_nobody_reads_is_none() {
 #[test]
 fn what_a_device_does_not_give_is_damage() {
     let engine = little_store();
-    let (at, _) = place(&engine, "b", None, 1);
+    let (at, _) = engine.place("b", None, 1);
     let faults = &engine.faults[usize::from(at.device.0)];
     faults.plan(Operation::Read, When::From(1), Effect::Fail(5));
     let found = scrub(&engine);
@@ -212,7 +172,7 @@ fn writes_by_reference_that_are_queued_are_looked_at() {
     let slot = pending.into_iter().find(|place| segment(place) == second);
     let slot = slot.expect("the second segment is in a lent slot");
     drop(view);
-    damage(&engine, (slot, 5));
+    engine.damage((slot, 5));
     let found = scrub(&engine);
     assert_eq!(found.damaged, 1, "{found:?}");
     let problem = &found.problems[0];

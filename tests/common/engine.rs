@@ -1,14 +1,15 @@
 //! A store over devices in memory, in one power domain.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use snapmark::base::sync::thread;
-use snapmark::base::{DeviceNo, Geometry};
+use snapmark::base::{BLOCK_SIZE, BlockMask, DeviceNo, Geometry, Place, SegmentNo};
 use snapmark::cache::{CacheConfig, CacheParts, create_journal};
 use snapmark::device::{CrashDisk, Device, FaultDevice, Images};
 use snapmark::ondisk::{Change, DeviceRecord, Uuid, slots_for};
-use snapmark::store::{Catalog, CatalogConfig, Force, Pool, format};
+use snapmark::store::{At, Catalog, CatalogConfig, Force, Pool, Source, format};
 use snapmark::volume::{ScrubConfig, VolumeConfig, VolumeError, Volumes};
 
 pub const SEGMENT: u64 = 64 << 10;
@@ -210,6 +211,42 @@ impl Engine {
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
+    }
+
+    /// Where a block of a disk or snapshot lies.
+    pub fn place(&self, disk: &str, snapshot: Option<&str>, block: u64) -> (Place, usize) {
+        let view = self.catalog.view();
+        let (map, at) = match snapshot {
+            None => {
+                let disks = view.disks().unwrap();
+                let disk = disks.iter().find(|it| it.name == disk).unwrap();
+                (disk.map, At::Live)
+            }
+            Some(name) => {
+                let snapshots = view.snapshots().unwrap();
+                let it = snapshots.iter();
+                let it = it.filter(|it| (&*it.disk_name, &*it.name) == (disk, name));
+                let it = it.max_by_key(|it| it.epoch).unwrap();
+                (it.map, At::Epoch(it.epoch))
+            }
+        };
+        let blocks = SEGMENT / BLOCK_SIZE;
+        let (segment, index) = (SegmentNo(block / blocks), (block % blocks) as usize);
+        let mut mask = BlockMask::EMPTY;
+        mask.insert(index);
+        match view.resolve(map, segment, at, mask).unwrap()[0].1 {
+            Source::Data(extent) => (extent.place, extent.index(index)),
+            other => panic!("{disk} {block}: {other:?}"),
+        }
+    }
+
+    /// Flips a bit of a block in the pool, or flips it back.
+    pub fn damage(&self, (place, at): (Place, usize)) {
+        let mut block = [0; 4096];
+        self.pool.read(place, at, &mut block).unwrap();
+        block[1234] ^= 4;
+        let block = [IoSlice::new(&block)];
+        self.pool.write(place, at, &block).unwrap();
     }
 
     /// Whether it still takes writes.

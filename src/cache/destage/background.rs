@@ -62,6 +62,7 @@ impl Destager {
             slots: &mut self.slots,
             work: &mut work,
             frugal: cache.pause.is_paused() || !cache.stock.full().is_empty(),
+            unreadable: false,
         });
         let step = match step {
             Ok(step) => step,

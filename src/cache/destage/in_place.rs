@@ -7,6 +7,7 @@
 
 use super::super::CacheError;
 use super::allocate::Allocator;
+use super::moving::readable;
 use super::segment::{Context, Layer, MAX_LAYERS, Update, is_thin};
 use super::work::{Data, Work};
 use crate::base::{BlockMask, Epoch, Place};
@@ -51,10 +52,14 @@ impl Context<'_> {
             top = Descriptor::new(top.birth, Some(extent), left, zero);
             None
         } else if let Some(birth) = top.birth.next_birth() {
-            let new = if layers < MAX_LAYERS && own.len() >= MANY_OWN {
+            let together = if layers < MAX_LAYERS && own.len() >= MANY_OWN {
                 self.put_together(own, birth, update, slots, work)?
             } else {
-                self.put_on_top((key, layers), birth, &left, update, slots, work)?
+                None
+            };
+            let new = match together {
+                Some(new) => new,
+                None => self.put_on_top((key, layers), birth, &left, update, slots, work)?,
             };
             Some(new)
         } else {
@@ -131,7 +136,7 @@ impl Context<'_> {
     }
 
     /// A new layer instead of the own ones, with all that they have: thin again, or in a slot of
-    /// its own.
+    /// its own. Nothing where that can't be read.
     fn put_together(
         &self,
         own: &[Layer],
@@ -139,7 +144,7 @@ impl Context<'_> {
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<Descriptor, CacheError> {
+    ) -> Result<Option<Descriptor>, CacheError> {
         let segment = own[0].0.segment;
         let (mut data, mut zero) = (update.data(), update.zero);
         let mut parts = Vec::with_capacity(own.len());
@@ -148,14 +153,19 @@ impl Context<'_> {
             let shows = layer.data.minus(&hidden);
             data = data.or(&shows);
             zero = zero.or(&layer.zero.minus(&hidden));
-            parts.extend(layer.extent().map(|from| (from, shows)));
+            if let Some(from) = layer.extent() {
+                let Some(part) = readable(self.read(segment, &from, &shows))? else {
+                    return Ok(None);
+                };
+                parts.push(part);
+            }
         }
         let to = self.new_extent(&data, is_thin(&data, self.geometry), slots, work)?;
         fill_some(Some(to), update, &update.data(), work);
-        for (from, shows) in &parts {
-            self.copy(segment, from, &to, shows, work)?;
+        for part in parts {
+            work.put(self.pool, &to, part)?;
         }
-        Ok(Descriptor::new(birth, Some(to), data, zero))
+        Ok(Some(Descriptor::new(birth, Some(to), data, zero)))
     }
 
     /// Enters the layers as they are now, but for those that nothing shows of any more.

@@ -2,6 +2,7 @@
 
 use super::super::CacheError;
 use super::allocate::Allocator;
+use super::moving::{Moving, readable};
 use super::segment::{is_thin, new_packed};
 use super::work::Work;
 use crate::base::{BlockMask, Geometry};
@@ -16,6 +17,8 @@ pub(super) struct Tools<'a> {
     pub work: &'a mut Work,
     /// Nothing is to be copied: the host has no space for it.
     pub frugal: bool,
+    /// What was to be copied could not be read.
+    pub unreadable: bool,
 }
 
 /// A version that stays, and those below it that go.
@@ -52,7 +55,8 @@ impl Merge {
         self.going.push(key);
     }
 
-    /// Moves all that counts to one place. Says whether there was one; if not, nothing changes.
+    /// Moves all that counts to one place. Says whether there was one, and all could be read; if
+    /// not, nothing changes.
     pub fn plan(self, tools: &mut Tools<'_>) -> Result<bool, CacheError> {
         if self.going.is_empty() {
             return Ok(true);
@@ -61,22 +65,31 @@ impl Merge {
         if tools.frugal && showing.count() > 1 {
             return Ok(false);
         }
-        let Ok(to) = self.target(tools) else {
+        let target = self.target();
+        let Some(moving) = readable(self.read(&target, tools))? else {
+            tools.unreadable = true;
             return Ok(false);
         };
+        let to = match target {
+            Target::Nowhere => None,
+            Target::Here(to) => Some(to),
+            Target::New => match new_extent(&self.merged.data, tools) {
+                Some(to) => Some(to),
+                None => return Ok(false),
+            },
+        };
         let (data, zero) = (self.merged.data, self.merged.zero);
-        for (version, shows) in &self.sources {
-            let Some(from) = version.extent() else {
-                continue;
-            };
-            if Some(from) == to {
-                tools.work.punch(&from, &version.data.minus(&data));
-                continue;
+        for (version, _) in &self.sources {
+            match version.extent() {
+                Some(from) if Some(from) == to => {
+                    tools.work.punch(&from, &version.data.minus(&data));
+                }
+                Some(_) => tools.work.release(version),
+                None => {}
             }
-            if let Some(to) = &to {
-                tools.work.copy(tools.pool, tools.view, &from, to, shows)?;
-            }
-            tools.work.release(version);
+        }
+        if let Some(to) = &to {
+            tools.work.put(tools.pool, to, moving)?;
         }
         let merged = Descriptor::new(self.merged.birth, to, data, zero);
         let changes = &mut tools.work.changes;
@@ -85,34 +98,52 @@ impl Merge {
         Ok(true)
     }
 
+    /// What has to be moved.
+    fn read(&self, target: &Target, tools: &Tools<'_>) -> Result<Moving, CacheError> {
+        let mut moving = Moving::default();
+        for (version, shows) in &self.sources {
+            let stays = |from: &Extent| matches!(target, Target::Here(to) if to == from);
+            if let Some(from) = version.extent().filter(|from| !stays(from)) {
+                moving.read((tools.pool, tools.view), &from, shows)?;
+            }
+        }
+        Ok(moving)
+    }
+
     /// Where all that counts is to lie: in the slot of its own that has the most of it, so that
-    /// the fewest blocks move; or where it all lies already; else in a new place, unless there is
-    /// none.
+    /// the fewest blocks move; or where it all lies already; else in a new place.
     ///
     /// What is written to a slot that is in use nobody reads before the commit: in the version's
     /// own slot it was a gap, in that of a lower one it was hidden. So a crash before the commit
     /// does no harm.
-    fn target(&self, tools: &mut Tools<'_>) -> Result<Option<Extent>, NoSlot> {
+    fn target(&self) -> Target {
         let showing = || {
             let sources = self.sources.iter();
             sources.filter(|(_, shows)| !shows.is_empty())
         };
+        let place = |version: &Descriptor| version.extent().map_or(Target::Nowhere, Target::Here);
         let own = showing()
             .rev()
             .filter(|(version, _)| version.has_own_slot());
         if let Some((most, _)) = own.max_by_key(|(_, shows)| shows.count()) {
-            return Ok(most.extent());
+            return place(most);
         }
         let mut packed = showing();
         match (packed.next(), packed.next()) {
-            (None, _) => Ok(None),
-            (Some((only, _)), None) => Ok(only.extent()),
-            _ => {
-                let to = new_extent(&self.merged.data, tools).ok_or(NoSlot)?;
-                Ok(Some(to))
-            }
+            (None, _) => Target::Nowhere,
+            (Some((only, _)), None) => place(only),
+            _ => Target::New,
         }
     }
+}
+
+/// Where what a merge leaves is to lie.
+enum Target {
+    /// It has no data.
+    Nowhere,
+    /// Where one of the versions lies.
+    Here(Extent),
+    New,
 }
 
 /// A new place for these blocks, of the slots that nobody was promised.
@@ -125,6 +156,3 @@ fn new_extent(blocks: &BlockMask, tools: &mut Tools<'_>) -> Option<Extent> {
     tools.work.took(slot);
     Some(Extent::own(slot.place))
 }
-
-/// No slot may be taken.
-struct NoSlot;

@@ -12,6 +12,7 @@ mod batch;
 mod holes;
 mod in_place;
 mod merge;
+mod moving;
 mod ops;
 mod pace;
 mod reap;

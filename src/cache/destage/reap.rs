@@ -18,17 +18,23 @@ const CHUNK: usize = 512;
 /// Bytes copied in one commit, so that destaging need not wait long for it.
 const MAX_BYTES: u64 = 8 << 20;
 
-/// How long a pass that found no slots for some segments waits before it goes over them again.
+/// How long a pass that left some segments waits before it goes over them again.
 const LATER: Duration = Duration::from_secs(1);
+
+/// How long it waits at the most where it could not read: longer each time.
+const UNREADABLE: Duration = Duration::from_secs(600);
 
 /// A pass over a map.
 pub(super) struct Reap {
     pub map: MapId,
     next: VersionKey,
-    /// Segments were left for want of slots.
+    /// Segments were left for want of slots, or since what is to be moved can't be read.
     left: bool,
+    unreadable: bool,
     /// Not before this.
     not_before: Option<Instant>,
+    /// How long the next pass waits, where this one finds something unreadable.
+    later: Duration,
 }
 
 /// What a step found.
@@ -49,7 +55,9 @@ impl Reap {
                 death: Epoch(0),
             },
             left: false,
+            unreadable: false,
             not_before: None,
+            later: LATER,
         }
     }
 
@@ -119,9 +127,15 @@ impl Reap {
                 return Ok(Step::More);
             }
             self.left |= !seen.sift(segment, tools)?;
+            self.unreadable |= tools.unreadable;
         }
         if through && self.left {
+            let (unreadable, later) = (self.unreadable, self.later);
             self.put_off();
+            if unreadable {
+                self.not_before = Some(Instant::now() + later);
+                self.later = (later * 2).min(UNREADABLE);
+            }
             return Ok(Step::More);
         }
         Ok(if through { Step::Done } else { Step::More })

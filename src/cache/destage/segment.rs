@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::super::{CacheError, Frame, Lent, MapState};
 use super::allocate::Allocator;
+use super::moving::{Moving, readable};
 use super::work::{Data, Work};
 use crate::base::{BlockMask, DeviceNo, Epoch, Geometry, MapId, SegmentNo};
 use crate::ondisk::{Change, Descriptor, Extent, Origin, VersionKey};
@@ -336,24 +337,24 @@ impl Context<'_> {
         let to = self.new_extent(&data, thin, slots, work)?;
         self.fill(&to, update, work);
         if let Some(from) = live.extent() {
-            self.copy(key.segment, &from, &to, &kept, work)?;
+            work.put(self.pool, &to, self.read(key.segment, &from, &kept)?)?;
         }
         work.release(live);
         Ok(Descriptor::new(live.birth, Some(to), data, zero))
     }
 
-    /// Copies blocks of a segment, each checked unless it may be of no account.
-    pub(super) fn copy(
+    /// Reads blocks of a segment that are to be moved, each checked unless it may be of no account.
+    pub(super) fn read(
         &self,
         segment: SegmentNo,
         from: &Extent,
-        to: &Extent,
         blocks: &BlockMask,
-        work: &mut Work,
-    ) -> Result<(), CacheError> {
+    ) -> Result<Moving, CacheError> {
         let unsure = blocks.and(&self.unsure(segment));
-        work.copy(self.pool, self.view, from, to, &blocks.minus(&unsure))?;
-        work.copy_as_is(self.pool, from, to, &unsure)
+        let mut moving = Moving::default();
+        moving.read((self.pool, self.view), from, &blocks.minus(&unsure))?;
+        moving.read_as_is(self.pool, from, &unsure)?;
+        Ok(moving)
     }
 
     /// Blocks of a segment that may hold something else than the catalog's checksum says: those
@@ -417,7 +418,7 @@ impl Context<'_> {
     }
 
     /// Completes a new version that has a slot of its own with all that shows through it from
-    /// below.
+    /// below; leaves it as it is where that can't be read.
     pub(super) fn merge_below(
         &self,
         key: VersionKey,
@@ -428,14 +429,22 @@ impl Context<'_> {
             return Ok(());
         };
         let missing = BlockMask::full(self.geometry).minus(&new.covered());
+        let (mut data, mut zero, mut moving) = (new.data, new.zero, Vec::new());
         for (blocks, source) in self.resolve_all(self.map, key.segment, At::Live, missing)? {
             let Source::Data(from) = source else {
-                new.zero = new.zero.or(&blocks);
+                zero = zero.or(&blocks);
                 continue;
             };
-            self.copy(key.segment, &from, &to, &blocks, work)?;
-            new.data = new.data.or(&blocks);
+            let Some(read) = readable(self.read(key.segment, &from, &blocks))? else {
+                return Ok(());
+            };
+            moving.push(read);
+            data = data.or(&blocks);
         }
+        for blocks in moving {
+            work.put(self.pool, &to, blocks)?;
+        }
+        (new.data, new.zero) = (data, zero);
         Ok(())
     }
 

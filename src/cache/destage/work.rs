@@ -9,9 +9,10 @@ use super::super::stock::Stock;
 use super::super::{CacheError, Frame, Lent};
 use super::allocate::{NewSlot, adopt_changes, lend_changes};
 use super::holes::{Holes, make_holes};
-use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place, checksum};
+use super::moving::Moving;
+use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place};
 use crate::ondisk::{Change, Descriptor, Extent};
-use crate::store::{Catalog, Pool, View, read_blocks};
+use crate::store::{Catalog, Pool, View};
 
 /// Blocks held in memory before they are written: 4 MiB.
 const HELD_BLOCKS: usize = (4 << 20) / BLOCK;
@@ -165,41 +166,13 @@ impl Work {
         self.changes.is_empty() && self.bytes() == 0 && self.retired.is_empty()
     }
 
-    /// Reads blocks of a segment from one extent, checks them, and writes them to another.
-    pub fn copy(
-        &mut self,
-        pool: &Pool,
-        view: &View,
-        from: &Extent,
-        to: &Extent,
-        blocks: &BlockMask,
-    ) -> Result<(), CacheError> {
-        for run in blocks.runs() {
-            let mut buf = vec![0; run.len() * BLOCK];
-            let sums = read_blocks(pool, view, from.place, from.index(run.start), &mut buf)?;
-            for ((block, data), sum) in run.zip(buf.chunks_exact(BLOCK)).zip(sums) {
-                self.write(to, block, Data::Copy(data.into(), sum));
-            }
-            if self.writes.len() > HELD_BLOCKS {
-                self.write_out(pool)?;
-            }
+    /// Writes blocks that were read elsewhere.
+    pub fn put(&mut self, pool: &Pool, to: &Extent, blocks: Moving) -> Result<(), CacheError> {
+        for (block, data) in blocks.into_blocks() {
+            self.write(to, block, data);
         }
-        Ok(())
-    }
-
-    /// As [`copy`](Self::copy), but takes the blocks for what they are.
-    pub fn copy_as_is(
-        &mut self,
-        pool: &Pool,
-        from: &Extent,
-        to: &Extent,
-        blocks: &BlockMask,
-    ) -> Result<(), CacheError> {
-        for block in blocks.iter() {
-            let mut buf = vec![0; BLOCK];
-            pool.read(from.place, from.index(block), &mut buf)?;
-            let sum = checksum(&buf);
-            self.write(to, block, Data::Copy(buf.into(), sum));
+        if self.writes.len() > HELD_BLOCKS {
+            self.write_out(pool)?;
         }
         Ok(())
     }

@@ -1,0 +1,70 @@
+//! Blocks on their way from one place in the pool to another.
+//!
+//! They are read before anything is planned that relies on them: what a device does not give, or
+//! gives damaged, stays where it is, and so does all that was to be moved with it. Copying it as it
+//! came would lose what the next attempt may read well (a cable, a controller), and to stop the
+//! store for it would turn one bad sector into a store that can't be written.
+
+use super::super::CacheError;
+use super::work::Data;
+use crate::base::{BLOCK, BlockMask, checksum};
+use crate::ondisk::Extent;
+use crate::store::{BlockError, Pool, PoolError, View, read_blocks};
+
+/// Blocks of a segment that were read, with their indexes in it.
+#[derive(Default)]
+pub(super) struct Moving(Vec<(usize, Data)>);
+
+impl Moving {
+    /// Reads blocks, and checks them.
+    pub fn read(
+        &mut self,
+        (pool, view): (&Pool, &View),
+        from: &Extent,
+        blocks: &BlockMask,
+    ) -> Result<(), CacheError> {
+        for run in blocks.runs() {
+            let mut buf = vec![0; run.len() * BLOCK];
+            let sums = read_blocks(pool, view, from.place, from.index(run.start), &mut buf)?;
+            let blocks = run.zip(buf.chunks_exact(BLOCK)).zip(sums);
+            self.0
+                .extend(blocks.map(|((block, data), sum)| (block, Data::Copy(data.into(), sum))));
+        }
+        Ok(())
+    }
+
+    /// Reads blocks, and takes them for what they are.
+    pub fn read_as_is(
+        &mut self,
+        pool: &Pool,
+        from: &Extent,
+        blocks: &BlockMask,
+    ) -> Result<(), CacheError> {
+        for block in blocks.iter() {
+            let mut buf = vec![0; BLOCK];
+            pool.read(from.place, from.index(block), &mut buf)?;
+            let sum = checksum(&buf);
+            self.0.push((block, Data::Copy(buf.into(), sum)));
+        }
+        Ok(())
+    }
+
+    pub fn into_blocks(self) -> Vec<(usize, Data)> {
+        self.0
+    }
+}
+
+/// What was read; nothing where blocks can't be read or are damaged, which the log says then.
+pub(super) fn readable<T>(read: Result<T, CacheError>) -> Result<Option<T>, CacheError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(
+            error @ (CacheError::Block(BlockError::Device { .. } | BlockError::Checksum { .. })
+            | CacheError::Pool(PoolError::Device(_))),
+        ) => {
+            log::error!("{error}; it is left where it is, and what lies over it is not merged");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,143 @@
+//! A block that can't be read, or is damaged, costs itself and no more: the store goes on taking
+//! writes, snapshots and deletions, whatever had to be merged with that block stays as it is, and
+//! when it can be read again nothing is left of it all.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::engine::{Engine, SEGMENT, Shape};
+use common::model::new_disk;
+use common::{checks, invariants, noise};
+use snapmark::base::DiskId;
+use snapmark::device::{Effect, Operation, When};
+use snapmark::volume::Node;
+
+const BLOCK: u64 = 4096;
+const BLOCKS: u64 = SEGMENT / BLOCK;
+/// Written before anything else, and never again.
+const BAD: u64 = 5;
+
+/// A disk of two segments, and what is in it.
+struct Disk {
+    engine: Engine,
+    id: DiskId,
+    content: Vec<u8>,
+    snapshots: Vec<(String, Vec<u8>)>,
+    taken: u64,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let engine = Engine::new(Shape {
+            interval: Duration::from_secs(3600),
+            ..Shape::default()
+        });
+        let id = engine.create(new_disk("a", 2 * SEGMENT)).unwrap();
+        let content = noise(1, 2 * SEGMENT as usize);
+        engine.write(id, 0, &content).unwrap();
+        engine.flush().unwrap();
+        Self {
+            engine,
+            id,
+            content,
+            snapshots: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// So many snapshots, each with blocks written after it, none of them the bad one.
+    fn go_on(&mut self, times: u64) {
+        for turn in 0..times {
+            let name = format!("s{}", self.taken);
+            self.taken += 1;
+            self.engine.snapshot(&["a"], Some(&name), false).unwrap();
+            self.snapshots.push((name, self.content.clone()));
+            for block in [BAD + 1 + turn % (BLOCKS - BAD - 1), BLOCKS + turn % BLOCKS] {
+                let data = noise(block + turn * 1000, BLOCK as usize);
+                let at = block * BLOCK;
+                self.engine.write(self.id, at, &data).unwrap();
+                self.content[at as usize..][..data.len()].copy_from_slice(&data);
+            }
+            self.engine.flush().unwrap();
+        }
+    }
+
+    /// Deletes every second snapshot.
+    fn thin_out(&mut self) {
+        let mut number = 0;
+        let engine = &self.engine;
+        self.snapshots.retain(|(name, _)| {
+            number += 1;
+            if number % 2 == 0 {
+                engine.remove(&format!("a@{name}")).unwrap();
+            }
+            number % 2 != 0
+        });
+        self.engine.flush().unwrap();
+    }
+
+    /// Reads all there is, block by block. Says how many could not be read.
+    fn look(&self) -> usize {
+        let mut failed = 0;
+        let live = (Node::Disk(self.id), &self.content);
+        let all = self.snapshots.iter().map(|(name, content)| {
+            let node = self.engine.lookup(&format!("a@{name}")).unwrap();
+            (node, content)
+        });
+        for (node, content) in all.chain([live]) {
+            for (block, expected) in content.chunks_exact(BLOCK as usize).enumerate() {
+                let mut found = [0; BLOCK as usize];
+                match self.engine.read(node, block as u64 * BLOCK, &mut found) {
+                    Ok(_) => assert!(found == expected, "{node:?} block {block} is wrong"),
+                    Err(_) => failed += 1,
+                }
+            }
+        }
+        failed
+    }
+
+    /// The block is what it was: nothing is left of its having been bad.
+    fn recovered(self) {
+        self.engine.settle();
+        assert_eq!(self.look(), 0);
+        invariants::check(&self.engine.catalog.view(), &self.engine.pool, true);
+        checks::clean(&self.engine.disk.kill_image(), "healed");
+        self.engine.volumes.abandon();
+    }
+}
+
+#[test]
+fn p8_a_damaged_block_stops_nothing_but_its_own_reads() {
+    let mut disk = Disk::new();
+    disk.go_on(10);
+    let at = disk.engine.place("a", None, BAD);
+    disk.engine.damage(at);
+    // More than a segment may have layers.
+    disk.go_on(120);
+    disk.thin_out();
+    disk.go_on(30);
+    assert_eq!(disk.engine.status().state, "ok");
+    // Everybody reads that block from where it is.
+    assert_eq!(disk.look(), disk.snapshots.len() + 1);
+    disk.engine.damage(at);
+    disk.recovered();
+}
+
+#[test]
+fn p8_a_device_that_can_not_be_read_for_a_while_stops_nothing_but_reads() {
+    let mut disk = Disk::new();
+    disk.go_on(10);
+    for device in &disk.engine.faults {
+        device.plan(Operation::Read, When::Every(1), Effect::Fail(libc::EIO));
+    }
+    disk.go_on(120);
+    disk.thin_out();
+    disk.go_on(30);
+    assert_eq!(disk.engine.status().state, "ok");
+    assert!(disk.look() > disk.snapshots.len());
+    disk.engine.faults.iter().for_each(|device| device.heal());
+    disk.recovered();
+}
