@@ -264,6 +264,13 @@ fn check(seed: u64, rig: Rig, plan: Option<Plan>, outcome: Outcome) -> (bool, bo
             // Nothing was changed by it.
             history.unsure = None;
         }
+        // A crash may come while the host is full.
+        let in_between = matches!(outcome, Outcome::NoSpace | Outcome::Waits).then(|| {
+            (
+                rig.engine.disk.kill_image(),
+                rig.engine.disk.crash_image(seed + 2),
+            )
+        });
         rig.heal();
         let served = State::of(&rig.engine);
         history.is_right(&served).expect("served after the fault");
@@ -279,10 +286,14 @@ fn check(seed: u64, rig: Rig, plan: Option<Plan>, outcome: Outcome) -> (bool, bo
             invariants::check(&rig.engine.catalog.view(), &rig.engine.pool, true);
         }
         let images = rig.engine.disk.kill_image();
-        checks::clean(&images, "after the fault");
         let power = rig.engine.disk.crash_image(seed + 1);
-        checks::clean(&power, "after a power loss");
-        for (images, least) in [(images, history.states.len() - 1), (power, history.durable)] {
+        let both = |(killed, power)| [(killed, history.states.len() - 1), (power, history.durable)];
+        let all = in_between
+            .into_iter()
+            .chain([(images, power)])
+            .flat_map(both);
+        for (images, least) in all {
+            checks::clean(&images, "as a crash left it");
             let engine = Engine::open_images(&images, rig.engine.shape);
             let found = State::of(&engine);
             history.is_one_of(&found, least).expect("opened again");

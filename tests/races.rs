@@ -132,6 +132,7 @@ fn shape() -> Shape {
         // Nothing happens by time.
         interval: Duration::from_secs(3600),
         volatile: false,
+        patience: Duration::from_secs(60),
     }
 }
 

@@ -6,7 +6,8 @@
 //!   in between, the journal still has what it wrote, and the next mount writes it again. So a
 //!   block of a live version that no snapshot sees is as it should be where a write that waits in
 //!   the journal covers it, one that no marker or rollback stands before. The same goes for the
-//!   versions below it that no snapshot sees.
+//!   versions below it that no snapshot sees. And where the disk's removal waits instead, that write
+//!   may have been given up.
 //! - A reap moves blocks into a slot whose own are hidden by those; nobody reads what it had.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,15 +192,24 @@ fn waiting(
     let Some(journal) = journal.filter(|_| !asked.is_empty()) else {
         return waiting;
     };
-    // Disks with a marker or a rollback in their line: what comes behind it was not written yet.
-    let mut stopped = BTreeSet::new();
+    // Disks with a marker, or a rollback, in their line: what comes behind it was not written yet.
+    let (mut marked, mut stopped) = (BTreeSet::new(), BTreeSet::new());
     journal.scan(&mut Findings::default(), &mut |found| {
         let header = &found.header;
         match &found.body {
             Body::Op(op) if header.seq > catalog.marks.applied => match op {
-                Op::Marker { targets, .. } => stopped.extend(targets.iter().map(|it| it.disk)),
+                Op::Marker { targets, .. } => {
+                    marked.extend(targets.iter().map(|it| it.disk));
+                    stopped.extend(targets.iter().map(|it| it.disk));
+                }
                 Op::Rollback { disk, .. } => drop(stopped.insert(*disk)),
-                _ => {}
+                op => {
+                    // What nobody will see any more may be gone from the journal already.
+                    if let Some(disk) = removed(op).filter(|disk| !marked.contains(disk)) {
+                        let all = (disk, Block(0))..=(disk, Block(u64::MAX));
+                        waiting.extend(asked.range(all).copied());
+                    }
+                }
             },
             Body::Write(_) | Body::Reference(_) if !stopped.contains(&header.disk) => {
                 let applied = catalog.disks.get(&header.disk).map(|disk| disk.applied);
@@ -215,6 +225,15 @@ fn waiting(
         }
     });
     waiting
+}
+
+/// The disk that goes away with an op.
+fn removed(op: &Op) -> Option<DiskId> {
+    match op {
+        Op::Remove(disk) => Some(*disk),
+        Op::Rename { over, .. } => over.filter(|over| !over.open).map(|over| over.disk),
+        _ => None,
+    }
 }
 
 /// The blocks of a write of so many whose data is in the journal. The others have slots already
