@@ -188,6 +188,13 @@ impl Cache {
         }
     }
 
+    /// Whether the destager has done all it was asked for. A [`flush`](Self::flush) returns as soon
+    /// as the records are moved, a little earlier.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.signals.is_idle()
+    }
+
     fn flush_to(&self, seq: Seq) -> Result<(), CacheError> {
         // The attempt that is under way does not count.
         let tries = self.pause.tries() + 1;

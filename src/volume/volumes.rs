@@ -192,6 +192,13 @@ impl Volumes {
         Ok(self.cache.flush()?)
     }
 
+    /// Whether the destager has done all it was asked for; that is a moment after
+    /// [`flush`](Self::flush) returns.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.cache.is_idle()
+    }
+
     /// The counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

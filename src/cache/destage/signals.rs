@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::base::Seq;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
-use crate::base::sync::{Condvar, Mutex};
+use crate::base::sync::{Condvar, Mutex, MutexGuard};
 
 /// What has been asked of the destager.
 #[derive(Default)]
@@ -23,6 +23,8 @@ struct Asked {
     help: bool,
     refill: bool,
     stop: bool,
+    /// The destager waits.
+    resting: bool,
 }
 
 /// Why the destager woke up.
@@ -72,6 +74,12 @@ impl Signals {
         }
     }
 
+    /// Whether the destager has done all it was asked for, and waits.
+    pub fn is_idle(&self) -> bool {
+        let asked = self.asked.lock();
+        asked.resting && !asked.hurry && !asked.refill
+    }
+
     /// Whether someone waits for this record to be destaged.
     pub(super) fn awaits(&self, seq: Seq) -> bool {
         seq <= self.asked.lock().flush
@@ -87,12 +95,18 @@ impl Signals {
         self.asked.lock().stop
     }
 
+    fn rest(&self, asked: &mut MutexGuard<'_, Asked>, time: Duration) {
+        asked.resting = true;
+        self.wake.wait_for(asked, time);
+        asked.resting = false;
+    }
+
     /// Waits in a pause, for so long at the most. Those who wait for room don't cut it short: there
     /// is none to be had.
     pub(super) fn wait_paused(&self, time: Duration) -> Wake {
         let mut asked = self.asked.lock();
         if !asked.help && !asked.stop {
-            self.wake.wait_for(&mut asked, time);
+            self.rest(&mut asked, time);
         }
         // A flush that was asked for before asks again.
         self.hurrying.store(true, Ordering::Release);
@@ -107,7 +121,7 @@ impl Signals {
     pub(super) fn wait(&self, interval: Duration) -> Wake {
         let mut asked = self.asked.lock();
         if !asked.hurry && !asked.stop && !asked.refill {
-            self.wake.wait_for(&mut asked, interval);
+            self.rest(&mut asked, interval);
         }
         let hurry = std::mem::take(&mut asked.hurry);
         self.hurrying.store(false, Ordering::Release);
