@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -84,9 +85,25 @@ pub struct FileDevice {
     direct: OnceLock<Option<File>>,
     /// Whether holes can be punched; set to false by the first refusal and never back.
     can_punch: AtomicBool,
-    /// Whether a sync failed; never back to false. The host reports lost writes once and then
-    /// calls the file clean, so a later answer of its would prove nothing.
-    sync_failed: AtomicBool,
+    syncs: Syncs,
+}
+
+/// The syncs of a file, one at a time: whether one failed, which is never back to false.
+///
+/// The host reports lost writes to a single call and then calls the file clean, so what it answers
+/// later proves nothing, nor what it answers another thread at the same time. So the lock is held
+/// across the sync, as no other lock is across I/O: whoever waits for it learns how that ended.
+#[derive(Debug, Default)]
+struct Syncs(Mutex<bool>);
+
+impl Syncs {
+    fn run(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        let mut failed = self.0.lock();
+        if *failed {
+            return Err(Errno::IO);
+        }
+        sync().inspect_err(|_| *failed = true)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +156,7 @@ impl FileDevice {
             kind,
             direct: OnceLock::new(),
             can_punch: AtomicBool::new(true),
-            sync_failed: AtomicBool::new(false),
+            syncs: Syncs::default(),
         })
     }
 
@@ -223,14 +240,9 @@ impl Device for FileDevice {
     }
 
     fn sync(&self) -> Result<(), DeviceError> {
-        let failed = |errno| self.host_error(Operation::Sync, 0, self.len, errno);
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(failed(Errno::IO));
-        }
-        rustix::fs::fdatasync(&self.file).map_err(|errno| {
-            self.sync_failed.store(true, Ordering::Release);
-            failed(errno)
-        })
+        self.syncs
+            .run(|| rustix::fs::fdatasync(&self.file))
+            .map_err(|errno| self.host_error(Operation::Sync, 0, self.len, errno))
     }
 
     /// A file gets a hole. A block device is asked to unmap and zero the range; where it can only

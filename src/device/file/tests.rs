@@ -149,8 +149,27 @@ fn a_failed_sync_is_remembered() {
     let dir = temp();
     let device = FileDevice::create(&dir.path().join("d"), 4096, Fill::Sparse).unwrap();
     device.sync().unwrap();
-    device.sync_failed.store(true, Ordering::Release);
+    device.syncs.run(|| Err(Errno::NOSPC)).unwrap_err();
     assert_eq!(device.sync().unwrap_err().errno(), Some(libc::EIO));
+}
+
+/// The host tells one of them alone.
+#[test]
+fn a_sync_that_fails_fails_for_those_who_sync_meanwhile() {
+    let syncs = Syncs::default();
+    let (begun, wait) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            syncs.run(|| {
+                begun.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                Err(Errno::IO)
+            })
+        });
+        wait.recv().unwrap();
+        assert_eq!(syncs.run(|| Ok(())), Err(Errno::IO));
+        assert_eq!(first.join().unwrap(), Err(Errno::IO));
+    });
 }
 
 /// A loop device over a file, detached when dropped.
