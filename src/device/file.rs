@@ -126,7 +126,8 @@ impl FileDevice {
     }
 
     /// Makes a file of `len` bytes, readable and writable by its owner alone; durable, with its
-    /// directory entry, on return. What fails half-way is removed again.
+    /// directory entry, on return, and nobody else's to write while this is open. What fails
+    /// half-way is removed again.
     ///
     /// # Errors
     /// Where something of that name is there already, or the host refuses.
@@ -396,8 +397,10 @@ fn kind_of(stat: rustix::fs::Stat) -> Option<Kind> {
     }
 }
 
-/// Gives a new file its length and content, and makes it and its name durable.
+/// Takes a new file for its maker, gives it its length and content, and makes it and its name
+/// durable.
 fn prepare(file: &File, path: &Path, len: u64, fill: Fill) -> io::Result<()> {
+    claim(file)?;
     rustix::fs::ftruncate(file, len)?;
     if fill == Fill::Zeros {
         write_zeros(file, len)?;

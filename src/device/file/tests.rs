@@ -120,7 +120,10 @@ fn links_are_followed_only_where_asked_and_odd_files_never() {
 fn a_file_is_written_by_one_at_a_time() {
     let dir = temp();
     let path = dir.path().join("d");
-    drop(FileDevice::create(&path, 4096, Fill::Sparse).unwrap());
+    let made = FileDevice::create(&path, 4096, Fill::Sparse).unwrap();
+    let second = FileDevice::open(&path, OpenMode::READ_WRITE).unwrap_err();
+    assert!(second.to_string().contains("in use"), "{second}");
+    drop(made);
     let first = FileDevice::open(&path, OpenMode::READ_WRITE).unwrap();
     let second = FileDevice::open(&path, OpenMode::READ_WRITE.following_links()).unwrap_err();
     assert!(second.to_string().contains("in use"), "{second}");
