@@ -14,7 +14,7 @@ use super::scan::{Applied, Replayed, Scan, write_header};
 use super::state::Cache;
 use super::{CacheError, Content, Lent, Lines, MapState, Part};
 use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
-use crate::device::Step;
+use crate::device::{AlignedBuf, Step};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{Body, Op, RecordHeader, Reference};
 
@@ -140,9 +140,11 @@ impl Applied for Cache {
     }
 
     fn missing(&self, reference: &Reference) -> Result<Option<Place>, CacheError> {
-        let mut data = vec![0; reference.segment as usize * BLOCK];
+        let mut data = AlignedBuf::new(reference.segment as usize * BLOCK);
         for (place, sums) in lent_sums(reference) {
-            self.pool.read(place, 0, &mut data)?;
+            // From the disk: the host's memory may have what the disk has lost.
+            let first = self.geometry.slot_block(place.slot);
+            self.pool.read_uncached(place.device, first, &mut data)?;
             let mut blocks = data.chunks_exact(BLOCK).zip(sums);
             if blocks.any(|(block, sum)| checksum(block) != *sum) {
                 return Ok(Some(place));

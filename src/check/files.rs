@@ -34,6 +34,8 @@ pub enum CheckError {
 pub struct Files {
     layout: Layout,
     settings: Settings,
+    /// Whether something may be built on what is found.
+    to_repair: bool,
     _lock: Option<StoreLock>,
 }
 
@@ -51,6 +53,7 @@ impl Files {
         Ok(Self {
             settings: Settings::load(dir)?,
             layout,
+            to_repair: false,
             _lock: lock,
         })
     }
@@ -66,6 +69,7 @@ impl Files {
         Ok(Self {
             settings: Settings::load(dir)?,
             layout: Layout::new(dir),
+            to_repair: true,
             _lock: lock,
         })
     }
@@ -146,9 +150,9 @@ impl Files {
             opened.map_err(|error| error.to_string())
         };
         let journal = self.settings.journal_path(self.layout.dir());
-        let journal = open(&journal, OpenMode::READ_ONLY.following_links());
+        let journal = self.open_part(&journal, OpenMode::READ_ONLY.following_links());
         let parts = Parts {
-            pages: open(&self.layout.catalog_pages(), OpenMode::READ_ONLY)?,
+            pages: self.open_part(&self.layout.catalog_pages(), OpenMode::READ_ONLY)?,
             log: self.log()?,
             journal: journal.map_err(|error| error.to_string()),
             open: &device,
@@ -162,7 +166,7 @@ impl Files {
     /// be said of the store.
     fn log(&self) -> Result<Result<Arc<dyn Device>, String>, CheckError> {
         let path = self.layout.catalog_log();
-        match open(&path, OpenMode::READ_ONLY) {
+        match self.open_part(&path, OpenMode::READ_ONLY) {
             Ok(log) => Ok(Ok(log)),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Err(format!(
                 "the catalog's log, {}, is missing",
@@ -170,6 +174,16 @@ impl Files {
             ))),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Opens what says what counts: as it is on the disk, not in the host's memory, where a commit
+    /// may be added to it.
+    fn open_part(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn Device>, DeviceError> {
+        let part = FileDevice::open(path, mode)?;
+        if self.to_repair {
+            part.sync_and_forget(part.len())?;
+        }
+        Ok(Arc::new(part))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::io::IoSlice;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,9 @@ use super::range::{total, within};
 use super::transfer::{read_full, write_all};
 use super::{Device, DeviceError, HostSpace, Operation};
 use crate::base::BLOCK;
+
+/// The most that the host keeps in one piece. It drops none of which a part is to stay.
+const KEPT: u64 = 2 << 20;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +149,25 @@ impl FileDevice {
             made
         };
         create().map_err(|source| open_error(path, source))
+    }
+
+    /// Makes durable what was written by others before this was opened, and has the host drop what
+    /// it keeps of the first `len` bytes in memory: so they are read from the medium. To be called
+    /// before the first read of anything that is to be built on.
+    ///
+    /// Where the host loses a write it says so once, and keeps what was written, as if it were on
+    /// the medium (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). Who
+    /// opens the file after that hears nothing of it and reads what the next power loss takes.
+    ///
+    /// # Errors
+    /// Where the sync fails. That the host drops all of it is not certain: it may keep what others
+    /// are using.
+    pub fn sync_and_forget(&self, len: u64) -> Result<(), DeviceError> {
+        self.sync()?;
+        let len = NonZeroU64::new(len.next_multiple_of(KEPT));
+        // A host that has no such advice keeps it, and nothing better can be done.
+        let _ = rustix::fs::fadvise(&self.file, 0, len, Advice::DontNeed);
+        Ok(())
     }
 
     fn from_file(file: File, path: &Path, kind: Kind) -> io::Result<Self> {

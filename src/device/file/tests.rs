@@ -240,6 +240,42 @@ fn a_block_device_is_opened_exclusively_and_punched() {
     drop(device);
 }
 
+/// Another content in the host's cache than on the disk, as after a write that the host lost: here
+/// the disk is a file that changes beneath a loop device.
+#[test]
+fn what_the_host_keeps_and_the_disk_has_not_is_forgotten() {
+    let dir = temp();
+    let backing = dir.path().join("backing");
+    drop(FileDevice::create(&backing, 8 << 20, Fill::Zeros).unwrap());
+    let Some(looped) = Loop::over(&backing) else {
+        return;
+    };
+    // The host's cache of a block device goes with the last who has it open.
+    let _other = File::open(&looped.0).unwrap();
+    let device = FileDevice::open(&looped.0, OpenMode::READ_WRITE).unwrap();
+    let (start, far) = (0, 4 << 20);
+    let read = |at| {
+        let mut byte = [9];
+        device.read_at(&mut byte, at).unwrap();
+        byte[0]
+    };
+    assert_eq!((read(start), read(far)), (0, 0));
+    std::fs::write(&backing, vec![1; 8 << 20]).unwrap();
+    assert_eq!(
+        (read(start), read(far)),
+        (0, 0),
+        "it is in the host's cache"
+    );
+    device.sync_and_forget(4096).unwrap();
+    assert_eq!(
+        (read(start), read(far)),
+        (1, 0),
+        "no more than was asked for"
+    );
+    device.sync_and_forget(device.len()).unwrap();
+    assert_eq!((read(start), read(far)), (1, 1));
+}
+
 #[test]
 fn a_read_past_the_page_cache_gives_what_was_just_written() {
     use crate::device::AlignedBuf;
