@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::catalog::Catalog;
 use super::findings::Findings;
 use super::pages::Readable;
-use super::problem::{Kind, Problem, Severity};
+use super::problem::{Kind, Problem};
 use super::{CheckError, Report, Verdict};
 use crate::base::Timestamp;
 use crate::device::{Device, DeviceError, FileDevice, Fill, OpenMode};
@@ -68,14 +68,7 @@ pub(super) fn repair(
         return Ok(Repaired::Nothing(None));
     };
     let nothing = |why: &str| Ok(Repaired::Nothing(Some(why.to_owned())));
-    let in_doubt = |problem: &Problem| {
-        problem.severity == Severity::Damage
-            && matches!(
-                problem.kind,
-                Kind::Root | Kind::Page | Kind::PageMap | Kind::Log | Kind::Record | Kind::Space
-            )
-    };
-    if report.problems.iter().any(in_doubt) {
+    if report.in_doubt {
         return nothing("nothing was repaired: the catalog itself is damaged");
     }
     if !tail.open {
