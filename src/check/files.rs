@@ -101,7 +101,8 @@ impl Files {
 
     /// Gives up what a damaged journal has from the damage on, so that the store can be mounted
     /// with all that came before. A copy of the journal is made first. Then as
-    /// [`repair`](Self::repair).
+    /// [`repair`](Self::repair). Where the catalog is damaged, too, which says where the journal
+    /// begins and what of it counts, the journal stays as it is.
     ///
     /// # Errors
     /// Where there is nothing that can be checked, or the journal can't be copied or written.
@@ -110,7 +111,12 @@ impl Files {
         options: Options,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Report, CheckError> {
-        let before = self.check(options, progress)?;
+        let mut before = self.check(options, progress)?;
+        if before.in_doubt {
+            let why = "nothing was given up: the catalog itself is damaged";
+            before.problems.push(Problem::note(Kind::Journal, why));
+            return Ok(before);
+        }
         let Some(cut) = &before.cut else {
             return self.repair(options, progress);
         };

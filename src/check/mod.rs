@@ -134,7 +134,8 @@ pub fn check(
     }
     progress(read, read);
     let mut report = Report::new(&catalog, &readable, &found, journal, read, findings);
-    report.cut = cut;
+    // It goes by what the catalog says of the journal.
+    report.cut = cut.filter(|_| !report.in_doubt);
     Ok(report)
 }
 
