@@ -129,13 +129,8 @@ impl Files {
         if after.verdict == Verdict::Clean {
             after.verdict = Verdict::Repaired;
         }
-        let given_up = before.problems.into_iter();
-        let given_up = given_up.filter(|problem| problem.kind == Kind::Journal);
-        after.problems.extend(given_up.map(|problem| Problem {
-            repaired: true,
-            severity: Severity::Repairable,
-            ..problem
-        }));
+        let mended = given_up(before.problems, &after.problems);
+        after.problems.extend(mended);
         let message = format!("a copy of the journal as it was: {}", copy.display());
         after.problems.push(Problem::note(Kind::File, message));
         Ok(after)
@@ -193,6 +188,39 @@ impl Files {
     }
 }
 
+/// What was wrong with the journal before it was cut, and is not any more.
+fn given_up(before: Vec<Problem>, after: &[Problem]) -> Vec<Problem> {
+    let same = |a: &Problem, b: &Problem| (&a.message, &a.at) == (&b.message, &b.at);
+    let gone = before.into_iter().filter(|problem| {
+        problem.kind == Kind::Journal && !after.iter().any(|found| same(found, problem))
+    });
+    gone.map(|problem| Problem {
+        repaired: true,
+        severity: Severity::Repairable,
+        ..problem
+    })
+    .collect()
+}
+
 fn open(path: &Path, mode: OpenMode) -> Result<Arc<dyn Device>, DeviceError> {
     Ok(Arc::new(FileDevice::open(path, mode)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_second_check_finds_again_was_not_repaired() {
+        let damage = |message: &str| Problem::damage(Kind::Journal, message);
+        let lost = || damage("record 4 is lost").in_file("journal", 8192);
+        let header = || damage("one header can't be read").in_file("journal", 0);
+        let other = Problem::damage(Kind::Block, "block 3 is not what its checksum says");
+        let elsewhere = header().in_file("journal", 4096);
+        let mended = given_up(vec![lost(), header(), other], &[header()]);
+        assert_eq!(mended.len(), 1, "{mended:?}");
+        assert_eq!(mended[0].message, lost().message);
+        assert!(mended[0].repaired && mended[0].severity == Severity::Repairable);
+        assert_eq!(given_up(vec![header()], &[elsewhere]).len(), 1);
+    }
 }
