@@ -274,3 +274,27 @@ fn nothing_is_repaired_where_a_slot_has_two_users() {
     let after = std::fs::read(store.store().join("catalog.log")).unwrap();
     assert!(log == after, "the log was written: {said}");
 }
+
+#[test]
+fn no_mount_is_advised_where_it_would_punch_what_is_in_use() {
+    if !able(&[]) {
+        return;
+    }
+    let store = two_disks();
+    let catalog = catalog_of(&store.store());
+    let place = live(&catalog.view(), "b.img", 3).1.place.unwrap();
+    catalog.commit(&[Change::Retire(place)]).unwrap();
+    catalog.checkpoint().unwrap();
+    drop(catalog);
+    // As if a crash had come before the log began anew: nothing can be added to it.
+    let log = std::fs::OpenOptions::new()
+        .write(true)
+        .open(store.store().join("catalog.log"))
+        .unwrap();
+    log.write_all_at(&[0; 4096], 0).unwrap();
+    let (code, said) = run_check(&store.store(), &["--repair"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("nothing was repaired"), "{said}");
+    assert!(said.contains("do not mount"), "{said}");
+    assert!(!said.contains("mount and unmount"), "{said}");
+}
