@@ -28,6 +28,9 @@ pub enum CheckError {
     /// No catalog, or one of a later format.
     #[error("{0}")]
     NotACatalog(String),
+    /// The host has no threads to give.
+    #[error("no threads to read the data with: {0}")]
+    Threads(std::io::Error),
 }
 
 /// A store that nobody else has open.

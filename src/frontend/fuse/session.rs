@@ -104,7 +104,7 @@ impl Session {
         let session = fuser::Session::new(adapter, mountpoint, &config(options))
             .map_err(|error| explain(error, mountpoint, options))?;
         let unmounter = Unmounter::at(mountpoint).map_err(failed)?;
-        let requests = take_requests(session.spawn().map_err(failed)?);
+        let requests = session.spawn().and_then(take_requests).map_err(failed)?;
         Ok(Self {
             mount,
             workers,
@@ -140,11 +140,12 @@ impl Session {
 }
 
 /// The thread that serves, without the guard that would unmount.
-fn take_requests(mut session: BackgroundSession) -> JoinHandle<io::Result<()>> {
-    let requests = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
+fn take_requests(mut session: BackgroundSession) -> io::Result<JoinHandle<io::Result<()>>> {
+    let in_its_place = std::thread::Builder::new().spawn(|| Ok(()))?;
+    let requests = std::mem::replace(&mut session.guard, in_its_place);
     // It holds one descriptor, which the end of the process closes.
     std::mem::forget(session);
-    requests
+    Ok(requests)
 }
 
 fn config(options: &FuseOptions) -> Config {
