@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::repair::{self, Repaired};
 use super::{Kind, Options, Parts, Problem, Report, Severity, Verdict};
 use crate::base::now;
-use crate::config::{Layout, LockError, Settings, SettingsError, StoreLock};
+use crate::config::{
+    DirectoryError, Layout, LockError, Settings, SettingsError, StoreLock, check_directory,
+};
 use crate::device::{Device, DeviceError, FileDevice, OpenMode};
 use crate::ondisk::DeviceRecord;
 
@@ -16,6 +18,9 @@ pub enum CheckError {
     /// No store is in the directory.
     #[error("{} is no snapmark store: it has no {}; give the directory that 'snapmark init' made", .0.display(), Layout::CATALOG_PAGES)]
     NotAStore(PathBuf),
+    /// It is to be changed, and others could tamper with it.
+    #[error(transparent)]
+    Untrusted(#[from] DirectoryError),
     /// Someone has it open, or it can't be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -64,10 +69,11 @@ impl Files {
     /// Locks the store in this directory as the daemon does, to change it.
     ///
     /// # Errors
-    /// As [`Files::open`].
+    /// As [`Files::open`], and where others decide what is in it.
     pub fn open_to_repair(dir: &Path) -> Result<Self, CheckError> {
         // First as a check does: what is no store stays as it is.
         drop(Self::open(dir)?);
+        check_directory(dir)?;
         let lock = Some(StoreLock::acquire(dir)?);
         Ok(Self {
             settings: Settings::load(dir)?,
@@ -123,8 +129,8 @@ impl Files {
         let Some(cut) = &before.cut else {
             return self.repair(options, progress);
         };
-        let journal = self.settings.journal_path(self.layout.dir());
-        let journal = FileDevice::open(&journal, OpenMode::READ_WRITE.following_links())?;
+        let mode = OpenMode::READ_WRITE.named_by(&self.settings.journal.path);
+        let journal = FileDevice::open(&self.settings.journal_path(self.layout.dir()), mode)?;
         let beside = self.layout.dir().join("journal");
         let copy = repair::copy(&journal, &beside, journal.len(), now())?;
         cut.make(&journal)?;
@@ -150,11 +156,12 @@ impl Files {
     ) -> Result<Report, CheckError> {
         let device = |record: &DeviceRecord| {
             let path = self.layout.device(&record.path);
-            let opened = open(&path, OpenMode::READ_ONLY.following_links().in_order());
-            opened.map_err(|error| error.to_string())
+            let mode = OpenMode::READ_ONLY.named_by(Path::new(&record.path));
+            open(&path, mode.in_order()).map_err(|error| error.to_string())
         };
         let journal = self.settings.journal_path(self.layout.dir());
-        let journal = self.open_part(&journal, OpenMode::READ_ONLY.following_links());
+        let mode = OpenMode::READ_ONLY.named_by(&self.settings.journal.path);
+        let journal = self.open_part(&journal, mode);
         let parts = Parts {
             pages: self.open_part(&self.layout.catalog_pages(), OpenMode::READ_ONLY)?,
             log: self.log()?,

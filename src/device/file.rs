@@ -18,6 +18,7 @@ use super::range::{total, within};
 use super::transfer::{read_full, write_all};
 use super::{Device, DeviceError, HostSpace, Operation};
 use crate::base::BLOCK;
+use crate::config::Layout;
 
 /// The most that the host keeps in one piece. It drops none of which a part is to stay.
 const KEPT: u64 = 2 << 20;
@@ -51,6 +52,17 @@ impl OpenMode {
         Self {
             follow: true,
             ..self
+        }
+    }
+
+    /// For a file that settings or device table name by this path: a link is followed, unless the
+    /// path leads into the store.
+    #[must_use]
+    pub fn named_by(self, path: &Path) -> Self {
+        if Layout::is_inside(path) {
+            self
+        } else {
+            self.following_links()
         }
     }
 
