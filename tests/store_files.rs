@@ -297,6 +297,11 @@ fn devices_added_by_command() {
     symlink(store.dir().join("missing"), store.dir().join("dangling")).unwrap();
     let own = |name: &str| text(&store.store().join(name));
     let (letters, dangling) = (text(&outside), text(&store.dir().join("dangling")));
+    let deep = (0..6).fold(store.dir().to_owned(), |dir, n: u8| {
+        dir.join((b'a' + n).escape_ascii().to_string().repeat(200))
+    });
+    fs::create_dir_all(&deep).unwrap();
+    let long = format!("{}:64MiB", text(&deep.join("pool")));
     let before: Vec<_> = [outside.clone()]
         .iter()
         .map(|path| print_of(path))
@@ -324,6 +329,8 @@ fn devices_added_by_command() {
         "/dev/tty".to_owned(),
         "/proc/self/mem".to_owned(),
         own(""),
+        // Longer than the catalog can name.
+        long,
     ])
     .collect();
     for case in &cases {
@@ -334,6 +341,7 @@ fn devices_added_by_command() {
     }
     assert!(!store.dir().join("escaped").exists());
     assert!(!store.dir().join("missing").exists());
+    assert!(!deep.join("pool").exists());
     assert_eq!(print_of(&outside), before[0]);
     assert_eq!(store.status()["state"], "ok");
     assert_eq!(store.status()["devices"].as_array().unwrap().len(), 1);

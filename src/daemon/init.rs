@@ -173,6 +173,7 @@ fn make_devices(
     };
     let mut records: Vec<DeviceRecord> = Vec::new();
     for ((path, size), number) in devices.iter().zip(0u16..) {
+        DeviceRecord::check_path(path).map_err(|error| StoreError::Invalid(error.to_string()))?;
         let full = layout.device(path);
         if records
             .iter()

@@ -26,6 +26,7 @@ impl Volumes {
                  elsewhere give its absolute path"
             )));
         }
+        DeviceRecord::check_path(path).map_err(|error| VolumeError::Invalid(error.to_string()))?;
         let full = self.config.store_dir.join(path);
         self.add(path, size, || open_or_create(&full, size))
     }
