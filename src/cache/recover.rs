@@ -10,13 +10,14 @@ use smallvec::SmallVec;
 
 use super::part::{claim_keys, enter_part};
 use super::queue::{PendingOp, Record};
-use super::scan::{Applied, Replayed, Scan, write_header};
+use super::scan::{Applied, Missing, Replayed, Scan, write_header};
 use super::state::Cache;
 use super::{CacheError, Content, Lent, Lines, MapState, Part};
 use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
 use crate::device::{AlignedBuf, Step};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{Body, Op, RecordHeader, Reference};
+use crate::store::PoolError;
 
 /// A journal being replayed.
 pub struct Recovery {
@@ -139,15 +140,20 @@ impl Applied for Cache {
         Ok(known && header.seq > applied)
     }
 
-    fn missing(&self, reference: &Reference) -> Result<Option<Place>, CacheError> {
+    fn missing(&self, reference: &Reference) -> Result<Option<Missing>, CacheError> {
         let mut data = AlignedBuf::new(reference.segment as usize * BLOCK);
         for (place, sums) in lent_sums(reference) {
+            let missing = |error| Missing { place, error };
             // From the disk: the host's memory may have what the disk has lost.
             let first = self.geometry.slot_block(place.slot);
-            self.pool.read_uncached(place.device, first, &mut data)?;
+            match self.pool.read_uncached(place.device, first, &mut data) {
+                Ok(()) => {}
+                Err(error @ PoolError::Device(_)) => return Ok(Some(missing(Some(error)))),
+                Err(error) => return Err(error.into()),
+            }
             let mut blocks = data.chunks_exact(BLOCK).zip(sums);
             if blocks.any(|(block, sum)| checksum(block) != *sum) {
-                return Ok(Some(place));
+                return Ok(Some(missing(None)));
             }
         }
         Ok(None)
