@@ -16,7 +16,9 @@ use common::{
     Loop, Mounted, Running, SNAPMARK, TestStore, able, execute, mounts, noise, read_at, run,
     run_failing, sh, text, wait_until, write_at,
 };
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::thread::CapabilitySet;
+use snapmark::frontend::fuse::DeadMount;
 
 /// What is asked of a mount: by a file in it, or by its path.
 type Request = fn(&File, &Path) -> io::Result<()>;
@@ -41,12 +43,36 @@ fn types_at(path: &Path) -> Vec<String> {
 
 /// A mount of this type that nobody has ever served, as one whose daemon died.
 fn orphan(kind: &str, at: &Path) {
-    let fuse = File::options().read(true).write(true).open("/dev/fuse");
+    drop(connected(kind, at));
+}
+
+/// A mount of this type, and the daemon's end of it; a read from that does not wait.
+fn connected(kind: &str, at: &Path) -> File {
+    let mut options = File::options();
+    let options = options.read(true).write(true);
+    let fuse = options.custom_flags(libc::O_NONBLOCK).open("/dev/fuse");
     let fuse = fuse.unwrap();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&fuse);
     let data = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
     let data = std::ffi::CString::new(data).unwrap();
     rustix::mount::mount("orphan", at, kind, MountFlags::NODEV, Some(data.as_c_str())).unwrap();
+    fuse
+}
+
+/// Takes away whatever is mounted at a path, asking nobody who should serve it.
+fn take_away(at: &Path) {
+    while rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+}
+
+/// Does it without the right to unmount, as a user would who is not root. The helper has it.
+fn without_rights<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    let reduced = || {
+        let mut rights = rustix::thread::capabilities(None).unwrap();
+        rights.effective -= CapabilitySet::SYS_ADMIN;
+        rustix::thread::set_capabilities(None, rights).unwrap();
+        what()
+    };
+    std::thread::scope(|scope| scope.spawn(reduced).join().unwrap())
 }
 
 /// Whoever is mid-request when the daemon dies, whoever has a file open, and whoever comes later.
@@ -255,24 +281,58 @@ fn nothing_but_a_dead_mount_of_ours_is_ever_detached() {
     assert!(mounts().iter().all(|at| *at != mnt));
 }
 
-/// Between the look and the detaching others may have cleaned up and mounted anew.
+/// Between the look and the detaching others may have cleaned up and mounted anew. Root detaches by a
+/// descriptor, others have the helper do it, which takes a path.
 #[test]
 fn what_is_detached_is_the_mount_that_was_looked_at() {
-    if !able(&[]) {
+    if !able(&[("fusermount3", "fuse3")]) {
+        return;
+    }
+    let store = TestStore::nothing();
+    let mnt = store.mnt();
+    for helper in [false, true] {
+        let detach = |dead: &DeadMount| match helper {
+            false => dead.detach(),
+            true => without_rights(|| dead.detach()),
+        };
+        orphan("fuse.snapmark", &mnt);
+        let dead = DeadMount::at(&mnt).unwrap().expect("a dead mount");
+        assert!(detach(&dead).unwrap());
+        assert!(types_at(&mnt).is_empty());
+
+        orphan("fuse.snapmark", &mnt);
+        let dead = DeadMount::at(&mnt).unwrap().expect("a dead mount");
+        take_away(&mnt);
+        let live = connected("fuse.snapmark", &mnt);
+        assert!(!detach(&dead).unwrap());
+        assert_eq!(types_at(&mnt), ["fuse.snapmark"], "helper: {helper}");
+        take_away(&mnt);
+        drop(live);
+    }
+}
+
+/// One that was mounted over the dead one since then is its child, and would go with it.
+#[test]
+fn what_covers_a_dead_mount_stays() {
+    if !able(&[("fusermount3", "fuse3")]) {
         return;
     }
     let store = TestStore::nothing();
     let mnt = store.mnt();
     orphan("fuse.snapmark", &mnt);
-    let dead = snapmark::frontend::fuse::DeadMount::at(&mnt).unwrap();
-    let dead = dead.expect("a dead mount");
-    sh(&format!(
-        "umount -l {0}; mount -t tmpfs -o size=1M tmpfs {0}",
-        mnt.display()
-    ));
-    dead.detach().unwrap();
-    assert_eq!(types_at(&mnt), ["tmpfs"]);
-    sh(&format!("umount {}", mnt.display()));
+    let dead = DeadMount::at(&mnt).unwrap().expect("a dead mount");
+    let live = connected("fuse.snapmark", &mnt);
+    for helper in [false, true] {
+        let detached = match helper {
+            false => dead.detach(),
+            true => without_rights(|| dead.detach()),
+        };
+        assert!(!detached.unwrap());
+        let both = ["fuse.snapmark", "fuse.snapmark"];
+        assert_eq!(types_at(&mnt), both, "helper: {helper}");
+    }
+    take_away(&mnt);
+    drop(live);
 }
 
 /// Several at once want the place of a dead one: one gets it, and is not detached by the others.

@@ -126,17 +126,19 @@ impl Mountpoint {
     }
 }
 
-/// Detaches a dead mount, and says so.
+/// Detaches a dead mount, unless others were quicker, and says so.
 fn detach(dead: &DeadMount) -> Result<(), MountpointError> {
     let mountpoint = &dead.mounted().mountpoint;
-    dead.detach().map_err(|error| MountpointError::Stale {
+    let detached = dead.detach().map_err(|error| MountpointError::Stale {
         mountpoint: mountpoint.clone(),
         error,
     })?;
-    log::info!(
-        "detached from {} what a dead daemon left",
-        mountpoint.display()
-    );
+    if detached {
+        log::info!(
+            "detached from {} what a dead daemon left",
+            mountpoint.display()
+        );
+    }
     Ok(())
 }
 

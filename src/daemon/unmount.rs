@@ -90,7 +90,7 @@ pub fn unmount(mountpoint: &Path, patience: Duration) -> Result<(), UnmountError
     let path = absolute(mountpoint).map_err(failed)?;
     // Who still has files open there gets errors either way: nothing has to be waited for.
     if let Some(dead) = DeadMount::at(&path).map_err(failed)? {
-        return dead.detach().map_err(failed);
+        return dead.detach().map(|_| ()).map_err(failed);
     }
     let mounted = mounted_at(&path).map_err(failed)?;
     let Some(mounted) = mounted.filter(Mounted::is_snapmark) else {
