@@ -18,7 +18,7 @@ use common::{
 };
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::thread::CapabilitySet;
-use snapmark::frontend::fuse::DeadMount;
+use snapmark::frontend::fuse::{DeadMount, Unmounter};
 
 /// What is asked of a mount: by a file in it, or by its path.
 type Request = fn(&File, &Path) -> io::Result<()>;
@@ -333,6 +333,64 @@ fn what_covers_a_dead_mount_stays() {
     }
     take_away(&mnt);
     drop(live);
+}
+
+/// Once a connection is gone, the kernel gives its number to the next mount.
+#[test]
+fn a_late_abort_cuts_off_no_other_mount() {
+    const INSIDE: &str = "SNAPMARK_TEST_INSIDE";
+    if !able(&[("unshare", "util-linux")]) {
+        return;
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        // The list of connections is to be there, whether this machine has it mounted or not.
+        let mut inside = Command::new("unshare");
+        inside.arg("-m").arg(std::env::current_exe().unwrap());
+        inside.args(["--exact", "a_late_abort_cuts_off_no_other_mount"]);
+        let output = inside.env(INSIDE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    let list = "/sys/fs/fuse/connections";
+    rustix::mount::mount("none", list, "fusectl", MountFlags::empty(), None).unwrap();
+    let store = TestStore::nothing();
+    let (first, second) = (store.dir().join("first"), store.dir().join("second"));
+    for dir in [&first, &second] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let device_of = |at: &Path| {
+        let mounted = snapmark::frontend::fuse::mounted_at(at).unwrap();
+        mounted.unwrap().device
+    };
+    // The kernel's first request, or why there is none.
+    let request = |mut fuse: &File| {
+        let read = io::Read::read(&mut fuse, &mut [0; 1 << 18]);
+        read.map_err(|error| error.raw_os_error())
+    };
+    // Others on this machine mount too.
+    for _ in 0..100 {
+        let fuse = connected("fuse.snapmark", &first);
+        let (device, unmounter) = (device_of(&first), Unmounter::at(&first).unwrap());
+        take_away(&first);
+        drop(fuse);
+        let fuse = connected("fuse.snapmark", &second);
+        let reused = device_of(&second) == device;
+        let aborted = unmounter.abort();
+        let asked = request(&fuse);
+        assert!(asked.is_ok(), "{asked:?}, after {aborted:?}");
+        if reused {
+            // Its own is one.
+            Unmounter::at(&second).unwrap().abort().unwrap();
+            assert!(request(&fuse).is_err());
+        }
+        take_away(&second);
+        if reused {
+            return;
+        }
+    }
+    panic!("no number was used again");
 }
 
 /// Several at once want the place of a dead one: one gets it, and is not detached by the others.
