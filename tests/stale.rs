@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
@@ -234,21 +234,16 @@ fn nothing_but_a_dead_mount_of_ours_is_ever_detached() {
         let output = mount(&from);
         assert_eq!(output.status.code(), Some(5), "{output:?}");
     }
-    store.make("vm1.img", 4096);
-    // One that only does not answer just now.
+    let disk = store.make("vm1.img", 4096);
+    // One that only does not answer just now, and is in use: it is not asked, and stays.
+    let open = File::open(&disk).unwrap();
     store.freeze();
-    let mut waits = Command::new(SNAPMARK);
-    waits
-        .arg("unmount")
-        .arg(&mnt)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null());
-    let mut waits = Running(waits.spawn().unwrap());
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(types_at(&mnt) == ["fuse.snapmark"] || !waits.runs());
+    let (code, said) = run_failing("timeout", ["20", SNAPMARK, "unmount", &text(&mnt)]);
+    assert!(code == 5 && said.contains("in use"), "{code}: {said}");
+    assert_eq!(types_at(&mnt), ["fuse.snapmark"]);
     store.kill9_only();
-    wait_until("the unmount has ended", || !waits.runs());
-    let _ = execute("umount", ["-l".into(), mnt.clone()]);
+    drop(open);
+    take_away(&mnt);
 
     // A file system of somebody else's, and a dead FUSE mount of somebody else's.
     sh(&format!(
