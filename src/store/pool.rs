@@ -179,7 +179,8 @@ fn refuse_in_use(device: &dyn Device, new: &Superblock, force: Force) -> Result<
 pub struct Pool {
     geometry: Geometry,
     store: Uuid,
-    /// Indexed by device number. Entries are added, never replaced; kept by [`Pool::attach`].
+    /// Indexed by device number. Entries are added, never replaced, and only one that was never used
+    /// goes again; kept by [`Pool::attach`] and [`Pool::detach`].
     table: ArcSwap<Table>,
     /// Held while the table is exchanged, never across I/O.
     attaching: Mutex<()>,
@@ -297,6 +298,16 @@ impl Pool {
         }));
         self.table.store(Arc::new(table));
         Ok(())
+    }
+
+    /// Lets go of a device on which nothing is.
+    pub fn detach(&self, device: DeviceNo) {
+        let _guard = self.attaching.lock();
+        let mut table = Table::clone(&self.table.load());
+        if let Some(entry) = table.get_mut(usize::from(device.0)) {
+            *entry = None;
+        }
+        self.table.store(Arc::new(table));
     }
 
     fn check_superblock(

@@ -271,8 +271,11 @@ impl From<CacheError> for VolumeError {
     }
 }
 
-impl From<crate::store::CatalogError> for VolumeError {
-    fn from(error: crate::store::CatalogError) -> Self {
-        Self::Io(error.to_string())
+impl From<CatalogError> for VolumeError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::NoRoom(error) => Self::HostFull(error.to_string()),
+            other => Self::Io(other.to_string()),
+        }
     }
 }
