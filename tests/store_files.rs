@@ -282,6 +282,13 @@ fn devices_added_by_command() {
     let outside = store.dir().join("letters");
     fs::write(&outside, "dear all, ".repeat(1 << 20)).unwrap();
     symlink(store.dir().join("missing"), store.dir().join("dangling")).unwrap();
+    // In the store no other name for it will do: with that, the next mount would refuse it.
+    for name in ["far", "near"] {
+        let path = store.dir().join(name);
+        File::create(path).unwrap().set_len(64 << 20).unwrap();
+    }
+    symlink(store.dir().join("far"), store.store().join("link")).unwrap();
+    fs::hard_link(store.dir().join("near"), store.store().join("name")).unwrap();
     let own = |name: &str| text(&store.store().join(name));
     let (letters, dangling) = (text(&outside), text(&store.dir().join("dangling")));
     let before: Vec<_> = [outside.clone()]
@@ -304,6 +311,9 @@ fn devices_added_by_command() {
         "../escaped:64MiB".to_owned(),
         "../../etc/passwd".to_owned(),
         "sub/../../escaped:64MiB".to_owned(),
+        // Other names.
+        "link".to_owned(),
+        "name".to_owned(),
         // Data, and what is no device.
         letters,
         format!("{dangling}:64MiB"),

@@ -183,7 +183,7 @@ fn make_devices(
         let size = size.or(new.size);
         let mut force = Force::No;
         let device: Arc<dyn Device> = if fs::symlink_metadata(&full).is_ok() {
-            let device = FileDevice::open(&full, OpenMode::READ_WRITE.following_links())?;
+            let device = FileDevice::open(&full, OpenMode::of_named(Path::new(path)))?;
             if !device.is_block_device() {
                 force = Force::IfEmpty;
             }

@@ -28,7 +28,8 @@ impl Volumes {
             )));
         }
         let full = self.config.store_dir.join(path);
-        self.add(path, size, || open_or_create(&full, size))
+        let mode = OpenMode::of_named(Path::new(path));
+        self.add(path, size, || open_or_create(&full, mode, size))
     }
 
     /// As [`add_device`](Self::add_device), of a device that is open already: for tests, over one
@@ -158,7 +159,7 @@ impl Drop for Made {
     }
 }
 
-fn open_or_create(path: &Path, size: Option<u64>) -> Result<Opened> {
+fn open_or_create(path: &Path, mode: OpenMode, size: Option<u64>) -> Result<Opened> {
     let io = |error: crate::device::DeviceError| VolumeError::Io(error.to_string());
     // A dangling link is something too: nothing is made at its other end.
     if std::fs::symlink_metadata(path).is_err() {
@@ -175,7 +176,7 @@ fn open_or_create(path: &Path, size: Option<u64>) -> Result<Opened> {
             made: Made(Some(path.to_owned())),
         });
     }
-    let device = FileDevice::open(path, OpenMode::READ_WRITE.following_links()).map_err(io)?;
+    let device = FileDevice::open(path, mode).map_err(io)?;
     let force = if device.is_block_device() {
         Force::No
     } else {
