@@ -267,6 +267,22 @@ fn init_takes_an_empty_directory_and_nothing_else() {
         assert!(!at("third").exists(), "{more}");
         assert_eq!(print_of(&text_file), before, "{more}");
     }
+    // What could not be finished leaves no mark on devices that were there.
+    let devices = ["one", "two"].map(at);
+    for device in &devices {
+        File::create(device).unwrap().set_len(64 << 20).unwrap();
+    }
+    let both = devices.map(|device| format!("--device {}", device.display()));
+    let both = both.join(" ");
+    for more in [
+        format!("{both} --journal {}", text_file.display()),
+        format!("{both} --device {}", text_file.display()),
+    ] {
+        assert!(!init(&at("third"), &more).status.success(), "{more}");
+        assert!(!at("third").exists(), "{more}");
+    }
+    let output = init(&at("third"), &both);
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// A command can give the pool what the administrator names, and nothing that is in use or that

@@ -122,6 +122,23 @@ pub fn format(
     geometry: Geometry,
     force: Force,
 ) -> Result<(), PoolError> {
+    let superblock = formattable(device, store, record, geometry, force)?;
+    device.write_at(&[IoSlice::new(&superblock.encode())], 0)?;
+    device.sync()?;
+    Ok(())
+}
+
+/// The superblock that [`format()`] would write. Changes nothing.
+///
+/// # Errors
+/// Where [`format()`] would refuse.
+pub fn formattable(
+    device: &dyn Device,
+    store: Uuid,
+    record: &DeviceRecord,
+    geometry: Geometry,
+    force: Force,
+) -> Result<Superblock, PoolError> {
     let superblock = Superblock::of(store, record, geometry);
     let fits = superblock_of(&superblock.encode(), device.len());
     if fits.is_err() {
@@ -133,9 +150,7 @@ pub fn format(
         });
     }
     refuse_in_use(device, &superblock, force)?;
-    device.write_at(&[IoSlice::new(&superblock.encode())], 0)?;
-    device.sync()?;
-    Ok(())
+    Ok(superblock)
 }
 
 fn superblock_of(bytes: &[u8; BLOCK], len: u64) -> Result<Superblock, SuperError> {
