@@ -359,6 +359,50 @@ fn devices_added_by_command() {
     run(SNAPMARK, ["check".into(), "--data".into(), store.store()]);
 }
 
+/// A store whose devices or journal are disks of its own would wait for itself.
+#[test]
+fn a_store_does_not_stand_on_its_own_mount() {
+    if !able(&[]) {
+        return;
+    }
+    let mut store = small();
+    store.mount();
+    let disk = store.make("vm1.img", 64 << 20);
+    let looped = common::Loop::over(&disk);
+    let cases = [
+        text(&disk),
+        format!("{}:64MiB", text(&store.disk("new"))),
+        looped.device().to_owned(),
+    ];
+    for case in &cases {
+        let error = store.control(&format!("device-add {case}\n")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{case}: {error}");
+    }
+    assert!(!store.disk("new").exists());
+    looped.detach();
+    store.unmount();
+    assert_eq!(fs::read_dir(store.mnt()).unwrap().count(), 0);
+
+    // A mount over files of its own would hide them from the next one.
+    let hidden = |name: &str| text(&store.mnt().join(name));
+    let device = format!("--device {}:64MiB", hidden("device"));
+    let journal = format!("--size 64MiB --journal {}", hidden("journal"));
+    let other = store.dir().join("other");
+    fs::create_dir(&other).unwrap();
+    for (name, more) in [("second", device), ("third", journal)] {
+        let second = store.dir().join(name);
+        let init = format!(
+            "{SNAPMARK} init {} --journal-size 8MiB {more}",
+            text(&second)
+        );
+        sh(&init);
+        let (code, said) = run_failing(SNAPMARK, ["mount".into(), second.clone(), store.mnt()]);
+        assert!(code == 2 && said.contains("would hide"), "{code}: {said}");
+        run(SNAPMARK, ["mount".into(), second, other.clone()]);
+        run(SNAPMARK, ["unmount".into(), other.clone()]);
+    }
+}
+
 /// Settings that would take for ever, or all memory, to read.
 #[test]
 fn settings_that_are_a_trap_are_refused() {

@@ -34,6 +34,17 @@ pub enum MountpointError {
         .0.display()
     )]
     HidesStore(PathBuf),
+    /// The mount would hide a device or the journal from the next one.
+    #[error(
+        "{} lies in {}, and the mount would hide it; choose another directory",
+        file.display(), mountpoint.display()
+    )]
+    HidesFile {
+        /// The path.
+        mountpoint: PathBuf,
+        /// What would be hidden.
+        file: PathBuf,
+    },
     /// A mount whose daemon died does not go away.
     #[error(
         "{} has a mount whose daemon is gone, which can't be detached: {error}; try `umount -l {}`",
@@ -82,6 +93,24 @@ impl Mountpoint {
             found.check()?;
         }
         Ok(found)
+    }
+
+    /// Sees that the mount will hide none of these, on which the store stands.
+    ///
+    /// # Errors
+    /// Where it would.
+    pub fn hiding_none(self, files: &[PathBuf]) -> Result<Self, MountpointError> {
+        let hidden = |file: &&PathBuf| {
+            let file = file.canonicalize();
+            file.is_ok_and(|file| file.starts_with(&self.path))
+        };
+        match files.iter().find(hidden) {
+            None => Ok(self),
+            Some(file) => Err(MountpointError::HidesFile {
+                mountpoint: self.path.clone(),
+                file: file.clone(),
+            }),
+        }
     }
 
     /// Detaches what killed daemons left, and returns the path to mount at. Meant for the moment

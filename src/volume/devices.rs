@@ -1,5 +1,7 @@
 //! Adding a device while the store is open.
 
+use std::fs::metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +15,12 @@ use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
 use crate::store::{CatalogError, Force, format};
 
 impl Volumes {
+    /// Says where the store is mounted, as the `st_dev` of what is in there: no device of its own
+    /// pool may lie there.
+    pub fn is_mounted_as(&self, number: u64) {
+        let _first_counts = self.own_mount.set(number);
+    }
+
     /// Gives the pool another device: a path, absolute or relative to the store. A file that does
     /// not exist is made with this size, sparse; of what exists the whole is used, or `size` of
     /// it. Its space is usable when this returns. Returns the device's number.
@@ -28,6 +36,13 @@ impl Volumes {
             )));
         }
         let full = self.config.store_dir.join(path);
+        if let Some(own) = self.own_mount.get()
+            && lies_on(&full, *own)
+        {
+            return Err(VolumeError::Invalid(format!(
+                "{path:?} is a disk of this store, or lies on one: the store would wait for itself"
+            )));
+        }
         let mode = OpenMode::of_named(Path::new(path));
         self.add(path, size, || open_or_create(&full, mode, size))
     }
@@ -157,6 +172,23 @@ impl Drop for Made {
             log::warn!("can't remove {} again: {error}", path.display());
         }
     }
+}
+
+/// Whether a file, or what a loop device has for one, lies in the mount with this `st_dev`.
+fn lies_on(path: &Path, mount: u64) -> bool {
+    // What is to be made will be where its directory is.
+    let found = metadata(path).or_else(|error| path.parent().map_or(Err(error), metadata));
+    let Ok(found) = found else { return false };
+    let looped = || {
+        let (major, minor) = (
+            rustix::fs::major(found.rdev()),
+            rustix::fs::minor(found.rdev()),
+        );
+        let file = format!("/sys/dev/block/{major}:{minor}/loop/backing_file");
+        let file = std::fs::read_to_string(file).ok()?;
+        metadata(Path::new(file.trim_end())).ok()
+    };
+    found.dev() == mount || looped().is_some_and(|file| file.dev() == mount)
 }
 
 fn open_or_create(path: &Path, mode: OpenMode, size: Option<u64>) -> Result<Opened> {

@@ -27,6 +27,16 @@ pub struct Mounted {
 }
 
 impl Mounted {
+    /// The device number as `stat` tells it of what is in there.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        let (major, minor) = self.device.split_once(':')?;
+        Some(rustix::fs::makedev(
+            major.parse().ok()?,
+            minor.parse().ok()?,
+        ))
+    }
+
     /// Whether this is Snapmark's.
     #[must_use]
     pub fn is_snapmark(&self) -> bool {

@@ -16,7 +16,7 @@ use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 use super::attr::Root;
 use super::filesystem::Adapter;
 use super::handles::Handles;
-use super::mounts::escape_option;
+use super::mounts::{Mounted, escape_option};
 use super::parking::Parking;
 use super::unmount::{HELPER, Unmounter};
 use super::workers::Workers;
@@ -104,6 +104,9 @@ impl Session {
         let session = fuser::Session::new(adapter, mountpoint, &config(options))
             .map_err(|error| explain(error, mountpoint, options))?;
         let unmounter = Unmounter::at(mountpoint).map_err(failed)?;
+        if let Some(number) = unmounter.mounted().and_then(Mounted::number) {
+            mount.volumes.is_mounted_as(number);
+        }
         let requests = take_requests(session.spawn().map_err(failed)?);
         Ok(Self {
             mount,

@@ -51,6 +51,11 @@ impl Unmounter {
         })
     }
 
+    /// What was mounted there.
+    pub(super) fn mounted(&self) -> Option<&Mounted> {
+        self.mounted.as_ref()
+    }
+
     /// Whether the mount is still in the tree.
     #[must_use]
     pub fn is_mounted(&self) -> bool {
