@@ -582,3 +582,16 @@ fn a_device_that_finds_no_room_in_the_catalog_can_be_added_later() {
     assert_eq!((devices(engine), rig.state()), (4, "ok".to_owned()));
     engine.abandon();
 }
+
+#[test]
+fn a_device_that_can_not_say_what_it_takes_hides_no_other() {
+    let rig = Rig::with(SMALL);
+    rig.plan(Plan {
+        device: "pool0",
+        operation: Operation::Stat,
+        when: When::From(1),
+        effect: Effect::Fail(libc::EIO),
+    });
+    assert_eq!(rig.engine.status().devices.len(), 2);
+    rig.engine.abandon();
+}

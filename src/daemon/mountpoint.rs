@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::frontend::fuse::{DeadMount, Mounted, absolute, mounted_at};
+use crate::base::Mounted;
+use crate::frontend::fuse::{DeadMount, absolute, mounted_at};
 
 /// Dead mounts that are cleared from one path.
 const MOST_LEFT: usize = 16;

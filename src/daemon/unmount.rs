@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::processes::{daemon_of, users_of};
-use crate::frontend::fuse::{DeadMount, Mounted, Unmount, Unmounter, absolute, mounted_at, mounts};
+use crate::base::Mounted;
+use crate::frontend::fuse::{DeadMount, Unmount, Unmounter, absolute, mounted_at, mounts};
 
 /// Why a mount is still there, or its daemon.
 #[derive(Debug, thiserror::Error)]

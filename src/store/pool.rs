@@ -247,8 +247,8 @@ pub struct PoolDevice {
     pub len: u64,
     /// Its segments.
     pub slots: u64,
-    /// Bytes that the host has allocated for it.
-    pub allocated: u64,
+    /// Bytes that the host has allocated for it, where it says so.
+    pub allocated: Option<u64>,
     /// The host's file system, where the device takes space from it as it is written.
     pub host: Option<HostSpace>,
     /// Calls that have failed.
@@ -444,30 +444,25 @@ impl Pool {
     }
 
     /// What is attached, by number.
-    ///
-    /// # Errors
-    /// Where a device can't say what is allocated.
-    pub fn devices(&self) -> Result<Vec<PoolDevice>, PoolError> {
+    pub fn devices(&self) -> Vec<PoolDevice> {
         let table = self.table.load_full();
         let numbered = (0..).map(DeviceNo).zip(table.iter());
         numbered
             .filter_map(|(number, member)| member.as_ref().map(|member| (number, member)))
-            .map(|(number, member)| {
-                Ok(PoolDevice {
-                    number,
-                    name: member.device.name().to_owned(),
-                    len: member.device.len(),
-                    slots: member.slots,
-                    allocated: member.device.allocated()?,
-                    host: member.device.host_space(),
-                    failures: DeviceFailures {
-                        reads: member.failures.reads.load(Relaxed),
-                        writes: member.failures.writes.load(Relaxed),
-                        syncs: member.failures.syncs.load(Relaxed),
-                        punches: member.failures.punches.load(Relaxed),
-                        last: member.failures.last.lock().clone(),
-                    },
-                })
+            .map(|(number, member)| PoolDevice {
+                number,
+                name: member.device.name().to_owned(),
+                len: member.device.len(),
+                slots: member.slots,
+                allocated: member.device.allocated().ok(),
+                host: member.device.host_space(),
+                failures: DeviceFailures {
+                    reads: member.failures.reads.load(Relaxed),
+                    writes: member.failures.writes.load(Relaxed),
+                    syncs: member.failures.syncs.load(Relaxed),
+                    punches: member.failures.punches.load(Relaxed),
+                    last: member.failures.last.lock().clone(),
+                },
             })
             .collect()
     }

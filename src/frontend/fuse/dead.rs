@@ -8,8 +8,9 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::mounts::{Mounted, mounted_at, mounts};
+use super::mounts::{mounted_at, mounts};
 use super::unmount::run_helper;
+use crate::base::Mounted;
 
 /// A Snapmark mount whose daemon is gone, so that the kernel answers `ENOTCONN` there.
 ///

@@ -16,11 +16,12 @@ use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 use super::attr::Root;
 use super::filesystem::Adapter;
 use super::handles::Handles;
-use super::mounts::{Mounted, escape_option};
+use super::mounts::escape_option;
 use super::parking::Parking;
 use super::unmount::{HELPER, Unmounter};
 use super::workers::Workers;
 use super::{FuseOptions, Mount};
+use crate::base::Mounted;
 use crate::control::Commands;
 use crate::volume::Volumes;
 

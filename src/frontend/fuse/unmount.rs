@@ -9,7 +9,8 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::mounts::{Mounted, mounted_at};
+use super::mounts::mounted_at;
+use crate::base::Mounted;
 
 /// The program that mounts and unmounts for users.
 pub(super) const HELPER: &str = "fusermount3";
