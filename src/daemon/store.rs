@@ -71,6 +71,7 @@ pub struct OpenStore {
     pub volumes: Arc<Volumes>,
     /// Its settings.
     pub settings: Settings,
+    dir: PathBuf,
     /// Held until the store is closed.
     _lock: StoreLock,
 }
@@ -98,8 +99,18 @@ impl OpenStore {
         Ok(Self {
             volumes,
             settings,
+            dir: dir.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// The journal and the pool's devices.
+    #[must_use]
+    pub fn stands_on(&self) -> Vec<PathBuf> {
+        let devices = self.volumes.status().devices.into_iter();
+        let mut files: Vec<PathBuf> = devices.map(|device| device.path.into()).collect();
+        files.push(self.settings.journal_path(&self.dir));
+        files
     }
 }
 
