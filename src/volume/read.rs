@@ -150,15 +150,16 @@ impl Volumes {
         if matches!(error, BlockError::Checksum { .. }) {
             self.metrics.checksum_errors.fetch_add(1, Relaxed);
         }
-        let device = error.place().map(|at| self.cache.pool().name(at.device));
+        let pool = self.cache.pool();
+        let device = error.at().map(|(place, _)| pool.name(place.device));
         let device = device.map_or_else(String::new, |name| format!(" on {name}"));
-        let error = format!(
+        let words = format!(
             "{} from offset {}{device}: {error}",
             self.name_of(image),
             first.byte()
         );
-        log::error!("read failed: {error}");
-        VolumeError::Io(error)
+        pool.complain(error.at(), "read failed", &words);
+        VolumeError::Io(words)
     }
 
     /// What people call it.

@@ -154,7 +154,7 @@ impl Context<'_> {
             data = data.or(&shows);
             zero = zero.or(&layer.zero.minus(&hidden));
             if let Some(from) = layer.extent() {
-                let Some(part) = readable(self.read(segment, &from, &shows))? else {
+                let Some(part) = readable(self.pool, self.read(segment, &from, &shows))? else {
                     return Ok(None);
                 };
                 parts.push(part);

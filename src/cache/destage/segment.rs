@@ -435,7 +435,7 @@ impl Context<'_> {
                 zero = zero.or(&blocks);
                 continue;
             };
-            let Some(read) = readable(self.read(key.segment, &from, &blocks))? else {
+            let Some(read) = readable(self.pool, self.read(key.segment, &from, &blocks))? else {
                 return Ok(());
             };
             moving.push(read);
