@@ -19,8 +19,8 @@ use crate::volume::{ScrubProblem, Volumes};
 
 /// Names that a problem lists.
 const NAMES: usize = 8;
-/// Damaged blocks whose readers are looked for. Beyond them a whole device is bad, and the rest
-/// is only counted.
+/// Damaged blocks whose readers are looked for. Beyond them a whole device is bad, and what else
+/// differs is only counted.
 const NAMED: u64 = 64 << 10;
 
 /// Someone who reads.
@@ -54,7 +54,7 @@ impl Walk {
         let slots = self.look_again()?;
         if !slots.is_empty() && self.shared.with(|state| state.status().damaged) >= NAMED {
             let count: usize = slots.values().map(BlockMask::count).sum();
-            self.shared.damaged(count as u64, None);
+            self.shared.suspects(count as u64);
         } else if !slots.is_empty() {
             self.find_owners(&slots, &mut owned)?;
         }
@@ -143,7 +143,7 @@ impl Walk {
                 more: first.more,
             };
             log::error!("scrub: damaged: {problem}");
-            self.shared.damaged(count, Some(problem));
+            self.shared.damaged(problem);
         }
         Ok(())
     }

@@ -193,11 +193,16 @@ impl Shared {
         });
     }
 
+    /// Blocks differ of which nobody looks who reads them.
+    pub fn suspects(&self, blocks: u64) {
+        self.with(|state| state.status.suspects += blocks);
+    }
+
     /// Blocks are damaged.
-    pub fn damaged(&self, blocks: u64, problem: Option<ScrubProblem>) {
+    pub fn damaged(&self, problem: ScrubProblem) {
         self.with(|state| {
-            state.status.damaged += blocks;
-            state.problems.extend(problem);
+            state.status.damaged += problem.count;
+            state.problems.push_back(problem);
             while state.problems.len() > REMEMBERED {
                 state.problems.pop_front();
             }
