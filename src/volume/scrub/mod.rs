@@ -71,7 +71,11 @@ impl Scrub {
             state.bucket.set(rate.unwrap_or(self.config.rate), now);
             Ok(())
         })?;
-        self.spawn(&mut worker)
+        self.spawn(&mut worker)?;
+        drop(worker);
+        // A kill that comes before it has come anywhere does not end it.
+        self.save();
+        Ok(())
     }
 
     /// Lets it wait where it is, until it is resumed.
@@ -225,7 +229,8 @@ fn join(worker: Option<JoinHandle<()>>) {
 
 fn save(config: &ScrubConfig, shared: &Shared) {
     let Some(file) = &config.file else { return };
-    let (status, reached) = shared.with(|state| (state.status(), state.reached));
+    let _saving = shared.saving.lock();
+    let (status, reached) = shared.with(|state| (state.status(), state.reached.clone()));
     if let Err(error) = saved::save(file, status, reached) {
         log::warn!(
             "{}: {error}; after a restart the scrub begins anew",
@@ -239,5 +244,33 @@ impl Volumes {
     #[must_use]
     pub fn scrub(&self) -> &Scrub {
         &self.scrub
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those who ask and the scrub's thread save at any time.
+    #[test]
+    fn what_was_so_last_is_what_is_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ScrubConfig {
+            rate: 0,
+            file: Some(dir.path().join("scrub.yaml")),
+        };
+        let shared = Shared::new(0);
+        shared.with(state::State::begin);
+        for turn in 0..500 {
+            let ask = [Ask::Run, Ask::Pause][turn % 2];
+            std::thread::scope(|scope| {
+                scope.spawn(|| save(&config, &shared));
+                scope.spawn(|| save(&config, &shared));
+                shared.with(|state| state.ask(ask));
+                save(&config, &shared);
+            });
+            let (saved, _) = saved::load(config.file.as_ref().unwrap()).unwrap().unwrap();
+            assert_eq!(saved, shared.with(|state| state.status()), "turn {turn}");
+        }
     }
 }

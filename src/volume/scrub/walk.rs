@@ -63,7 +63,7 @@ impl Walk {
 
     /// The whole scrub, or what is left of it.
     pub fn run(&mut self) -> Result<(), Ended> {
-        let reached = self.shared.with(|state| state.reached);
+        let reached = self.shared.with(|state| state.reached.clone());
         let geometry = self.volumes()?.geometry;
         if reached.next.is_none() {
             self.queued()?;
