@@ -31,8 +31,13 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(volatile: bool) -> Self {
         let engine = Engine::new(Shape {
             interval: Duration::from_secs(3600),
+            volatile,
             ..Shape::default()
         });
         let id = engine.create(new_disk("a", 2 * SEGMENT)).unwrap();
@@ -166,4 +171,24 @@ fn p8_a_failed_read_names_the_disk_that_was_read() {
         assert!(words.starts_with(&expected), "{name}: {words}");
     }
     engine.volumes.abandon();
+}
+
+#[test]
+fn p8_without_a_journal_a_damaged_block_stops_nothing_either() {
+    let mut disk = Disk::with(true);
+    let at = disk.engine.place("a", None, BAD);
+    disk.engine.damage(at);
+    for turn in 0..50 {
+        let block = BAD + 1 + turn % (BLOCKS - BAD - 1);
+        let (at, data) = (block * BLOCK, noise(block + turn * 1000, BLOCK as usize));
+        disk.engine.write(disk.id, at, &data).unwrap();
+        disk.content[at as usize..][..data.len()].copy_from_slice(&data);
+        disk.engine.flush().unwrap();
+        assert_eq!(disk.look(), 1);
+    }
+    disk.go_on(30);
+    assert_eq!(disk.engine.status().state, "ok");
+    assert_eq!(disk.look(), disk.snapshots.len() + 1);
+    disk.engine.damage(at);
+    disk.recovered();
 }

@@ -19,7 +19,7 @@ use common::engine::{Engine, SEGMENT, Shape};
 use common::model::{BLOCK, State, new_disk};
 use common::{Random, checks, invariants};
 use snapmark::device::{Effect, FaultDevice, Operation, When};
-use snapmark::volume::{Extent, Node, VolumeError};
+use snapmark::volume::{Extent, Node, SetAttributes, VolumeError};
 
 const DEVICES: [&str; 5] = ["pages", "log", "journal", "pool0", "pool1"];
 const DISK: u64 = 5 * SEGMENT;
@@ -440,6 +440,101 @@ fn p5_p7_a_host_that_stays_full_refuses_writes_and_takes_deletions() {
     }
     eprintln!("{paused} stores paused, {refused} writes refused");
     assert!(refused > 0 && paused > 3);
+}
+
+/// A batch overwrites blocks, and its commit finds no room although all of it was written; then a
+/// smaller batch overwrites one of these with something older, and the daemon dies.
+#[test]
+fn p5_p8_a_commit_without_room_does_not_come_back_over_what_was_written_after_it() {
+    let shape = Shape {
+        cache: 64 << 20,
+        batch: 8 << 20,
+        journal: 32 << 20,
+        log: 1 << 20,
+        interval: Duration::from_secs(3600),
+        patience: Duration::from_millis(50),
+        ..SMALL
+    };
+    let rig = Rig::with(shape);
+    let (engine, blocks) = (&rig.engine, 600);
+    let disk = engine.create(new_disk("d", blocks * BLOCK)).unwrap();
+    engine
+        .write(disk, 0, &vec![9; (blocks * BLOCK) as usize])
+        .unwrap();
+    engine.settle();
+    let first = engine.disk.crash_points();
+    let plan = |when, effect| {
+        rig.plan(Plan {
+            device: "log",
+            operation: Operation::Write,
+            when,
+            effect,
+        });
+    };
+    plan(When::Nth(1), Effect::Short(1 << 40, libc::ENOSPC));
+    // The second is what withdraws the first.
+    plan(When::From(3), Effect::Fail(libc::ENOSPC));
+    for block in (0..blocks).chain([0]) {
+        let byte = if block == 0 { 1 } else { 2 };
+        engine
+            .write(disk, block * BLOCK, &[byte; BLOCK as usize])
+            .unwrap();
+    }
+    engine.write(disk, 0, &[3; BLOCK as usize]).unwrap();
+    let error = engine.flush().unwrap_err();
+    assert!(matches!(error, VolumeError::HostFull(_)), "{error}");
+    let begun = engine.disk.crash_points();
+    for _ in 0..3 {
+        engine.flush().unwrap_err();
+    }
+    for events in first..=engine.disk.crash_points() {
+        let images = engine.disk.kill_image_at(events);
+        checks::clean(&images, "as the death left it");
+        let opened = Engine::open_images(&images, shape);
+        let mut found = [0; BLOCK as usize];
+        opened.read(Node::Disk(disk), 0, &mut found).unwrap();
+        if events >= begun {
+            assert_eq!(found, [3; BLOCK as usize], "after {events} events");
+        }
+        opened.volumes.abandon();
+    }
+    rig.engine.volumes.abandon();
+}
+
+#[test]
+fn p7_on_a_full_host_a_disk_of_any_size_is_emptied_and_deleted() {
+    let rig = Rig::with(Shape {
+        interval: Duration::from_secs(3600),
+        patience: Duration::from_millis(50),
+        ..SMALL
+    });
+    let engine = &rig.engine;
+    // The largest there is: its segments are more than memory has room for.
+    let disk = engine.create(new_disk("d", 1 << 50)).unwrap();
+    engine.flush().unwrap();
+    for device in ["pool0", "pool1"] {
+        rig.plan(Plan {
+            device,
+            operation: Operation::Write,
+            when: When::From(1),
+            effect: Effect::Fail(libc::ENOSPC),
+        });
+    }
+    engine.write(disk, 1 << 40, &[1; BLOCK as usize]).unwrap();
+    engine.flush().unwrap_err();
+    assert!(rig.state().starts_with("paused"), "{}", rig.state());
+    let empty = SetAttributes {
+        size: Some(0),
+        ..SetAttributes::default()
+    };
+    engine.set_attributes(Node::Disk(disk), &empty).unwrap();
+    engine.remove("d").unwrap();
+    engine.flush().unwrap();
+    engine.settle();
+    assert_eq!(engine.status().pool.used, 0);
+    assert_eq!(rig.state(), "ok");
+    rig.heal();
+    engine.volumes.abandon();
 }
 
 #[test]

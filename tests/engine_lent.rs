@@ -6,6 +6,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
@@ -13,7 +14,7 @@ use common::model::{State, is_no_space, new_disk};
 use common::{checks, invariants};
 use snapmark::base::DiskId;
 use snapmark::check::End;
-use snapmark::device::{Effect, Images, Operation, When};
+use snapmark::device::{CrashDisk, Device, Effect, FaultDevice, Images, Operation, When};
 use snapmark::volume::{Extent, Node, VolumeError, Whence};
 
 const BLOCKS: u64 = SEGMENT / 4096;
@@ -23,6 +24,8 @@ fn manual() -> (Engine, DiskId) {
     let engine = Engine::new(Shape {
         interval: Duration::from_secs(3600),
         cache: 64 << 20,
+        // What fills a batch is destaged unasked.
+        batch: 16 << 20,
         journal: 32 << 20,
         ..Shape::default()
     });
@@ -206,6 +209,52 @@ fn p6_a_record_whose_data_is_not_there_ends_the_journal() {
     let engine = engine.kill();
     look(&engine);
     assert_eq!(bytes(&engine, "d", 3 * BLOCKS, 1), [5]);
+}
+
+#[test]
+fn p8_a_slot_that_can_not_be_read_is_no_end_of_the_journal() {
+    for durable in [true, false] {
+        let (engine, disk) = manual();
+        big(&engine, disk, 1, 7);
+        if durable {
+            engine.sync().unwrap();
+        }
+        small(&engine, disk, 2 * BLOCKS, 4);
+        let (images, shape) = (engine.disk.kill_image(), engine.shape);
+        let open = || {
+            let faults = Mutex::new(Vec::new());
+            let opened = Engine::try_open(CrashDisk::from_images(&images), shape, &|device| {
+                let device = Arc::new(FaultDevice::new(device));
+                if device.name().starts_with("pool") {
+                    // Its superblock can be read.
+                    device.plan(Operation::Read, When::From(2), Effect::Fail(libc::EIO));
+                    faults.lock().unwrap().push(device.clone());
+                }
+                device
+            });
+            (opened, faults.into_inner().unwrap())
+        };
+        let (opened, faults) = open();
+        if !durable {
+            let error = opened.err().unwrap();
+            assert!(error.contains("rror 5"), "{error}");
+            let engine = Engine::open_images(&images, shape);
+            assert_eq!(segment(&engine, "d", 1), [7; BLOCKS as usize]);
+            continue;
+        }
+        let engine = opened.unwrap();
+        let mut buf = [0; 4096];
+        engine
+            .read(Node::Disk(disk), SEGMENT, &mut buf)
+            .unwrap_err();
+        assert_eq!(bytes(&engine, "d", 2 * BLOCKS, 1), [4]);
+        small(&engine, disk, 3 * BLOCKS, 5);
+        engine.flush().unwrap();
+        faults.iter().for_each(|device| device.heal());
+        assert_eq!(segment(&engine, "d", 1), [7; BLOCKS as usize]);
+        settle(&engine);
+        assert_eq!(bytes(&engine, "d", 3 * BLOCKS, 1), [5]);
+    }
 }
 
 #[test]

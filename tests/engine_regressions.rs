@@ -4,15 +4,17 @@
 
 mod common;
 
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
 use common::model::new_disk;
-use common::{invariants, wait_until};
+use common::{checks, invariants, wait_until};
 use snapmark::base::DiskId;
-use snapmark::device::{Device, Effect, FaultDevice, Operation, When};
+use snapmark::device::{Device, Effect, FaultDevice, Images, Operation, When};
+use snapmark::ondisk::journal::RING_START;
 use snapmark::volume::{Extent, Node};
 
 /// A store that destages only when it is told to.
@@ -342,4 +344,58 @@ fn what_is_written_after_a_discard_does_not_go_where_a_hole_is_to_be_made() {
     settle(&engine);
     let node = Node::Disk(disk);
     assert_eq!([0, 1, 2].map(|block| byte(&engine, node, block)), [4, 3, 1]);
+}
+
+/// Records that a recovery decided against lie where a later session, closed in order, ended; and
+/// the header of that session is lost.
+#[test]
+fn p6_what_a_recovery_decided_against_stays_away_when_a_header_is_lost() {
+    let page = |images: &Images, at: u64| {
+        let zeros = [0; 4096];
+        images["journal"]
+            .write_at(&[IoSlice::new(&zeros)], at)
+            .unwrap();
+    };
+    let engine = Engine::new(Shape {
+        interval: Duration::from_secs(3600),
+        cache: 64 << 20,
+        batch: 16 << 20,
+        ..Shape::default()
+    });
+    let disk = engine.create(new_disk("d", 8 * SEGMENT)).unwrap();
+    let engine = engine.reopen();
+    let tail = engine.catalog.view().marks().journal_offset;
+    let start = tail.next_multiple_of(4096);
+    // Of 33 sectors in four, so that each 32nd begins on a page.
+    for block in 0..32 {
+        write(&engine, disk, block, 1);
+    }
+    for block in 32..128 {
+        write(&engine, disk, block, 2);
+    }
+    let images = engine.disk.kill_image();
+    engine.abandon();
+    page(&images, RING_START + start + 8 * 33 * 512);
+    let engine = Engine::open_images(&images, engine.shape);
+    assert_eq!(
+        byte(&engine, Node::Disk(disk), 32),
+        0,
+        "it does not end there"
+    );
+    for block in 0..32 {
+        write(&engine, disk, block, 3);
+    }
+    let engine = engine.reopen();
+    let session = engine.catalog.view().marks().session;
+    let images = engine.disk.kill_image_at(0);
+    engine.abandon();
+    page(&images, u64::from(session % 2) * 4096);
+    let journal = checks::clean(&images, "without the newest header").journal;
+    assert_eq!(journal.unwrap().records, 0);
+    let engine = Engine::open_images(&images, engine.shape);
+    for block in 0..128 {
+        let expected = if block < 32 { 3 } else { 0 };
+        assert_eq!(byte(&engine, Node::Disk(disk), block), expected, "{block}");
+    }
+    engine.abandon();
 }

@@ -89,6 +89,47 @@ fn p7_a_full_pool_refuses_writes_before_they_are_acknowledged() {
 }
 
 #[test]
+fn p7_a_write_waits_for_the_space_of_what_was_deleted() {
+    // So many segments that a reap takes several steps.
+    let engine = tiny(1500, 3_600_000);
+    let total = slots(&engine);
+    let size = 2 * total * SEGMENT;
+    let fill = |name: &str, byte| {
+        let disk = engine.create(new_disk(name, size)).unwrap();
+        for segment in 0..total {
+            write(&engine, disk, segment * 16, byte).unwrap();
+        }
+        let over = write(&engine, disk, total * 16, byte).unwrap_err();
+        assert!(is_no_space(&over), "{over}");
+        disk
+    };
+    fill("removed", 1);
+    engine.remove("removed").unwrap();
+    let kept = fill("kept", 2);
+    engine.flush().unwrap();
+    // Of what waits in the queue alone, too.
+    engine.snapshot(&["kept"], Some("s"), true).unwrap();
+    engine.remove("kept").unwrap();
+    assert!(engine.read(Node::Disk(kept), 0, &mut [0; 4096]).is_err());
+    let disk = engine.create(new_disk("d", size)).unwrap();
+    let error = write(&engine, disk, 0, 3).unwrap_err();
+    assert!(is_no_space(&error), "the snapshot holds all: {error}");
+    engine.remove("kept@s").unwrap();
+    write(&engine, disk, 0, 3).unwrap();
+    let len = total / 2 * SEGMENT;
+    for segment in 1..total {
+        write(&engine, disk, segment * 16, 3).unwrap();
+    }
+    engine.discard(disk, Extent { offset: 0, len }).unwrap();
+    for segment in total..total + total / 2 {
+        write(&engine, disk, segment * 16, 4).unwrap();
+    }
+    settle(&engine);
+    assert_eq!(byte(&engine, Node::Disk(disk), total * 16), 4);
+    engine.close_store().unwrap();
+}
+
+#[test]
 fn p7_discards_need_no_space_however_many_snapshots() {
     let engine = tiny(8, 3_600_000);
     let total = slots(&engine);

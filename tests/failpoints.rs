@@ -46,6 +46,8 @@ fn tell(script: &mut Script) {
     script.create("a", 4 * SEGMENT);
     script.create("b", SEGMENT);
     script.write("a", 0, SEGMENT);
+    // A request for slots is served by itself only where nothing else is asked for with it.
+    script.rest();
     script.write("b", 100, 5000);
     script.settle();
     script.write("a", SEGMENT, SEGMENT + BLOCK);

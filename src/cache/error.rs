@@ -1,6 +1,6 @@
 //! What can go wrong between a write and its segment.
 
-use crate::base::{Epoch, Seq};
+use crate::base::{Epoch, MapId, SegmentNo, Seq};
 use crate::device::DeviceError;
 use crate::ondisk::journal::JournalFormatError;
 use crate::store::{BlockError, CatalogError, PoolError};
@@ -21,6 +21,17 @@ pub enum CacheError {
         bytes: u64,
         /// The host's word.
         error: std::sync::Arc<std::io::Error>,
+    },
+    /// A block can't be read that nothing can be written without moving.
+    #[error(
+        "segment {segment} of map {map} was written in more layers than a snapshot's time has \
+         numbers for, and has a block that can't be read: mend the device, or bring back a copy"
+    )]
+    Stuck {
+        /// The map.
+        map: MapId,
+        /// The segment.
+        segment: SegmentNo,
     },
     /// The pool can't take it.
     #[error("the pool is full: {needed} segments needed, {available} available")]

@@ -78,6 +78,7 @@ impl Cache {
             disks: FxHashMap::default(),
             ops: std::collections::VecDeque::new(),
             promises: Promises::new(view.space()),
+            reaping: false,
             unsynced: std::collections::BTreeSet::new(),
             bytes: 0,
             records: 0,

@@ -107,6 +107,8 @@ pub(super) struct Queue {
     /// Oldest first; applied in this order.
     pub ops: VecDeque<PendingOp>,
     pub promises: Promises,
+    /// Something was deleted, and the destager is at freeing its space.
+    pub reaping: bool,
     /// Devices with data of writes by reference that no sync has made durable yet.
     pub unsynced: BTreeSet<DeviceNo>,
     /// Bytes of cache that all records hold.

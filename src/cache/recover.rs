@@ -10,13 +10,14 @@ use smallvec::SmallVec;
 
 use super::part::{claim_keys, enter_part};
 use super::queue::{PendingOp, Record};
-use super::scan::{Applied, Replayed, Scan, write_header};
+use super::scan::{Applied, Missing, Replayed, Scan, write_header};
 use super::state::Cache;
 use super::{CacheError, Content, Lent, Lines, MapState, Part};
 use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
 use crate::device::Step;
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{Body, Op, RecordHeader, Reference};
+use crate::store::PoolError;
 
 /// A journal being replayed.
 pub struct Recovery {
@@ -139,13 +140,18 @@ impl Applied for Cache {
         Ok(known && header.seq > applied)
     }
 
-    fn missing(&self, reference: &Reference) -> Result<Option<Place>, CacheError> {
+    fn missing(&self, reference: &Reference) -> Result<Option<Missing>, CacheError> {
         let mut data = vec![0; reference.segment as usize * BLOCK];
         for (place, sums) in lent_sums(reference) {
-            self.pool.read(place, 0, &mut data)?;
+            let missing = |error| Missing { place, error };
+            match self.pool.read(place, 0, &mut data) {
+                Ok(()) => {}
+                Err(error @ PoolError::Device(_)) => return Ok(Some(missing(Some(error)))),
+                Err(error) => return Err(error.into()),
+            }
             let mut blocks = data.chunks_exact(BLOCK).zip(sums);
             if blocks.any(|(block, sum)| checksum(block) != *sum) {
-                return Ok(Some(place));
+                return Ok(Some(missing(None)));
             }
         }
         Ok(None)

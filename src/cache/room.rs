@@ -1,6 +1,6 @@
 //! What an append does that finds too little room: in the journal, or in the pool.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -8,12 +8,17 @@ use super::space::ClaimKey;
 use super::state::Cache;
 use super::{Append, CacheError};
 
+/// How long a write waits for reaps to free the space of what was deleted.
+const REAP_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Segments that were seen to need no promise, since they have a slot to write to.
 #[derive(Default)]
 pub(super) struct Exempt {
     /// The commit as of which that holds. After another, a discard may have taken the slot.
     pub generation: u64,
     pub keys: SmallVec<[ClaimKey; 4]>,
+    /// Since when it has waited for reaps.
+    reaping_since: Option<Instant>,
 }
 
 /// An op that waits for room; see [`Cache::op_waits`].
@@ -52,7 +57,8 @@ impl Cache {
     }
 
     /// The pool is short of slots: exempts segments that need none, or lets destaging settle
-    /// promises that were made to be safe; fails when neither helps.
+    /// promises that were made to be safe, and free what was discarded or deleted; fails when
+    /// none of that helps.
     pub(super) fn find_space(
         &self,
         append: &Append,
@@ -64,15 +70,15 @@ impl Cache {
         let (map, epoch, idle) = {
             let queue = self.queue.lock();
             let disk = queue.disks.get(&append.disk).ok_or(CacheError::Gone)?;
-            (disk.map.clone(), disk.epoch, queue.promises.is_idle())
+            // Nothing queued, promised or being freed: no round can make a slot available.
+            let idle = queue.promises.is_idle() && queue.oldest().is_none() && !queue.reaping;
+            (disk.map.clone(), disk.epoch, idle)
         };
         let view = self.catalog.view();
         let newest = view.newest_snapshot(map.id)?;
         if exempt.generation != view.generation() {
-            *exempt = Exempt {
-                generation: view.generation(),
-                keys: SmallVec::new(),
-            };
+            exempt.generation = view.generation();
+            exempt.keys.clear();
         }
         let before = exempt.keys.len();
         for key in append.claim_keys(self.geometry, map.id, epoch) {
@@ -103,7 +109,9 @@ impl Cache {
         if queue.promises.available() >= needed {
             return Ok(());
         }
-        if queue.promises.holds() {
+        let since = *exempt.reaping_since.get_or_insert_with(Instant::now);
+        let reaping = queue.reaping && !self.pause.is_paused() && since.elapsed() < REAP_PATIENCE;
+        if reaping || queue.promises.holds() {
             self.room.wait_for(&mut queue, Duration::from_millis(5));
             return Ok(());
         }

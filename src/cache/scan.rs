@@ -11,6 +11,7 @@ use crate::ondisk::journal::{
     Body, JournalFormatError, JournalHeader, MAX_HEAD, Past, RECORD_ALIGN, RECORD_HEADER,
     RING_START, RecordHeader, Reference,
 };
+use crate::store::PoolError;
 
 const PAGE: u64 = 4096;
 /// How much is read at a time when records are looked for behind a gap: more than a record's head.
@@ -43,7 +44,14 @@ pub(super) struct Replayed {
     /// The blocks of a write that is wanted.
     pub data: Vec<u8>,
     /// A slot that has not the data that the record says.
-    pub without: Option<Place>,
+    pub without: Option<Missing>,
+}
+
+/// A slot without the data that a record says it has.
+pub(super) struct Missing {
+    pub place: Place,
+    /// Why that can't be told; none where it has something else.
+    pub error: Option<PoolError>,
 }
 
 /// What the catalog knows of writes.
@@ -52,7 +60,7 @@ pub(super) trait Applied {
     fn is_wanted(&self, header: &RecordHeader) -> Result<bool, CacheError>;
 
     /// The first slot that has not the data that the record says.
-    fn missing(&self, reference: &Reference) -> Result<Option<Place>, CacheError>;
+    fn missing(&self, reference: &Reference) -> Result<Option<Missing>, CacheError>;
 }
 
 /// Bytes of the ring that a device has room for.
@@ -145,7 +153,12 @@ impl Scan {
             closed,
             at: marks.journal_offset % ring,
             next: Seq(marks.journal_seq.0.max(1)),
-            seen: 0,
+            // After a clean stop only a later session can have written where it ended.
+            seen: if closed {
+                marks.session.saturating_add(1)
+            } else {
+                0
+            },
             header,
         })
     }
@@ -226,17 +239,27 @@ impl Scan {
 
     /// A record whose data in slots is not what it says. If power loss took that, the journal ends
     /// before it; if it was durable, those blocks are damaged like any others, and reading them
-    /// will say so.
+    /// will say so. Where the slot can't be read and nobody knows, nothing may be decided.
     fn without_data(&mut self, found: Replayed) -> Result<Option<Replayed>, CacheError> {
         let seq = found.header.seq;
         if !self.past.was_durable(seq) {
             self.look_behind(seq)?;
         }
-        if !self.past.was_durable(seq) {
-            return Ok(None);
-        }
-        if let Some(place) = found.without {
-            log::error!("the journal's record {seq} has data in {place}, and that is damaged");
+        let durable = self.past.was_durable(seq);
+        match &found.without {
+            Some(Missing { place, error: None }) if durable => {
+                log::error!("the journal's record {seq} has data in {place}, and that is damaged");
+            }
+            Some(Missing {
+                error: Some(error), ..
+            }) if durable => {
+                log::error!("the journal's record {seq} has data that can't be read: {error}");
+            }
+            Some(Missing {
+                error: Some(error), ..
+            }) => return Err(error.clone().into()),
+            _ if !durable => return Ok(None),
+            _ => {}
         }
         Ok(Some(found))
     }

@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::behind::Behind;
 use super::cut::Cut;
 use super::findings::Findings;
-use super::lent::{Created, Lent, framed_sums};
+use super::lent::{Created, Lent, Missing, framed_sums};
 use super::problem::{Kind, Problem};
-use crate::base::{BLOCK, Checksum, Place, Seq, checksum};
+use crate::base::{BLOCK, Checksum, Seq, checksum};
 use crate::device::Device;
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{
@@ -84,7 +84,7 @@ struct Next {
 enum Spot {
     Record(Box<Found>),
     /// A record without its data in this slot.
-    Without(Box<Found>, Place),
+    Without(Box<Found>, Missing),
     /// The record's header, and not all of the rest.
     Torn,
     /// Nobody can tell: a whole record of a kind that this program does not know, or the device
@@ -131,25 +131,34 @@ impl<'a> Reader<'a> {
         let mut next = Next {
             at: self.marks.journal_offset % self.ring,
             seq: Seq(self.marks.journal_seq.0.max(1)),
-            session: 0,
+            // After a clean stop only a later session can have written where it ended.
+            session: match self.marks.closed && self.last.session <= self.marks.session {
+                true => self.marks.session.saturating_add(1),
+                false => 0,
+            },
         };
         let mut created = Created::new();
         let torn = loop {
             let found = match self.find(&next, &past, &created) {
                 Spot::Record(found) => found,
-                Spot::Without(found, place) => {
+                Spot::Without(found, missing) => {
                     if !past.was_durable(next.seq) {
                         Behind::search(self.device, self.ring, next.seq, &mut past);
                     }
-                    if !past.was_durable(next.seq) {
-                        break true;
+                    let durable = past.was_durable(next.seq);
+                    let Missing { place, error } = missing;
+                    if durable || error.is_some() {
+                        let message = match &error {
+                            None => "which is not what its checksums say".to_owned(),
+                            Some(error) => format!("which can't be read: {error}"),
+                        };
+                        let message = format!("record {} has data in {place}, {message}", next.seq);
+                        let disk = self.lent.disk_name(found.header.disk);
+                        findings.add(self.damage(message, next.at).at_slot(place).of_disks(disk));
                     }
-                    let message = format!(
-                        "record {} has data in {place}, which is not what its checksums say",
-                        next.seq
-                    );
-                    let disk = self.lent.disk_name(found.header.disk);
-                    findings.add(self.damage(message, next.at).at_slot(place).of_disks(disk));
+                    if !durable {
+                        break error.is_none();
+                    }
                     found
                 }
                 Spot::Unknown(error) => {
@@ -255,9 +264,8 @@ impl<'a> Reader<'a> {
             return Spot::Record(found);
         };
         match self.lent.missing(&found.header, reference, created) {
-            Ok(None) => Spot::Record(found),
-            Ok(Some(place)) => Spot::Without(found, place),
-            Err(why) => Spot::Unknown(why),
+            None => Spot::Record(found),
+            Some(missing) => Spot::Without(found, missing),
         }
     }
 

@@ -13,6 +13,13 @@ use crate::ondisk::slot_start;
 /// Disks that the records before this one have made, and that the catalog does not have.
 pub(super) type Created = BTreeSet<DiskId>;
 
+/// A slot without the data that a record says it has.
+pub(super) struct Missing {
+    pub place: Place,
+    /// Why that can't be told; none where it has something else.
+    pub error: Option<String>,
+}
+
 /// Where they are.
 pub(super) struct Lent<'a> {
     pub catalog: &'a Catalog<'a>,
@@ -21,32 +28,33 @@ pub(super) struct Lent<'a> {
 
 impl Lent<'_> {
     /// The first slot that does not hold what a record says, as far as that matters: of what the
-    /// catalog has applied, they may hold something else by now. An error says why it can't be
-    /// told.
+    /// catalog has applied, they may hold something else by now.
     pub fn missing(
         &self,
         header: &RecordHeader,
         reference: &Reference,
         created: &Created,
-    ) -> Result<Option<Place>, String> {
+    ) -> Option<Missing> {
         if !self.is_wanted(header, created) {
-            return Ok(None);
+            return None;
         }
         let mut data = vec![0; reference.segment as usize * BLOCK];
         for (place, sums) in lent_sums(reference) {
+            let missing = |error| Some(Missing { place, error });
             let device = self.devices.get(&place.device);
-            let device = device
-                .filter(|_| self.catalog.slots.get(place).is_some())
-                .ok_or_else(|| format!("its data is in {place}, which can't be read"))?;
+            let Some(device) = device.filter(|_| self.catalog.slots.get(place).is_some()) else {
+                return missing(Some("there is no such slot".to_owned()));
+            };
             let start = slot_start(place.slot, self.catalog.root.geometry);
-            let read = device.read_at(&mut data, start);
-            read.map_err(|error| format!("its data in {place}: {error}"))?;
+            if let Err(error) = device.read_at(&mut data, start) {
+                return missing(Some(error.to_string()));
+            }
             let mut blocks = data.chunks_exact(BLOCK).zip(sums);
             if blocks.any(|(block, sum)| checksum(block) != *sum) {
-                return Ok(Some(place));
+                return missing(None);
             }
         }
-        Ok(None)
+        None
     }
 
     /// The first slot of a record that is not lent out, so that no commit can adopt it.

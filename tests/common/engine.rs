@@ -210,18 +210,22 @@ impl Engine {
             );
             thread::sleep(Duration::from_millis(2));
         }
-        // A round asked for and not begun would move what the test writes next.
-        for turn in 0..5000 {
+        self.rest()
+    }
+
+    /// Waits until the destager has done what it was asked for, so that no round that comes late
+    /// moves what is written next.
+    pub fn rest(&self) -> Result<(), VolumeError> {
+        for _ in 0..5000 {
             if self.volumes.is_idle() {
-                break;
+                return Ok(());
             }
             if self.volumes.status().state.starts_with("halted") {
                 return self.volumes.flush();
             }
-            assert!(turn < 4999, "the destager does not come to rest");
             thread::sleep(Duration::from_millis(2));
         }
-        Ok(())
+        panic!("the destager does not come to rest");
     }
 
     /// Where a block of a disk or snapshot lies.

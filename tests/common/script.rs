@@ -304,6 +304,11 @@ impl Script {
         self.step("settle".to_owned(), PowerLoss, Engine::try_settle, |_| {});
     }
 
+    /// Lets the destager do what it was asked for.
+    pub fn rest(&mut self) {
+        self.step("rest".to_owned(), Kill, Engine::rest, |_| {});
+    }
+
     pub fn checkpoint(&mut self) {
         let does = |engine: &Engine| Ok(engine.catalog.checkpoint()?);
         self.step("checkpoint".to_owned(), Kill, does, |_| {});

@@ -38,12 +38,15 @@ impl Destager {
         let changes = draft.changes()?;
         drop(view);
         let done = self.commit_ops(&changes);
-        let mut queue = self.cache.queue.lock();
         if let Err(error) = done {
-            queue.put_back(ops);
+            self.cache.queue.lock().put_back(ops);
             return Err(error);
         }
+        self.reap(reap);
+        let mut queue = self.cache.queue.lock();
         queue.applying = None;
+        // Who sees that the queue has come past the ops sees this too.
+        self.note_reaps(&mut queue);
         for disk in removed {
             queue.disks.remove(&disk);
         }
@@ -51,7 +54,6 @@ impl Destager {
         self.cache.note_crowd(&queue);
         drop(queue);
         self.cache.room.notify_all();
-        self.reap(reap);
         Ok(())
     }
 

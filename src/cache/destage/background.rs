@@ -1,6 +1,7 @@
 //! What can wait: reaps and reclaims, a piece at a time, between the rounds.
 
 use super::super::CacheError;
+use super::super::queue::Queue;
 use super::merge::Tools;
 use super::ops::Draft;
 use super::reap::{Reap, Step};
@@ -38,13 +39,21 @@ impl Destager {
                 Err(error) => {
                     reap.put_off();
                     self.reaps.push_back(reap);
+                    self.note_reaps(&mut self.cache.queue.lock());
                     // What it was to copy has no place on the host; the next step copies nothing.
                     let copies = matches!(error, CacheError::Pool(_)) && error.is_no_room();
                     return if copies { Ok(()) } else { Err(error) };
                 }
             }
+            self.note_reaps(&mut self.cache.queue.lock());
+            self.cache.room.notify_all();
         }
         Ok(())
+    }
+
+    /// Lets writers that find no space know whether reaps may free some.
+    pub(super) fn note_reaps(&self, queue: &mut Queue) {
+        queue.reaping = self.reaps.iter().any(Reap::is_due);
     }
 
     /// A step of a reap, with slots that nobody was promised, if there are any.

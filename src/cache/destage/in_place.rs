@@ -65,7 +65,8 @@ impl Context<'_> {
         } else {
             // No birth is left in the epoch: one layer takes it all.
             let rest = update.only(&left.or(&top.data));
-            top = self.rewrite(key, &top, &rest, slots, work)?;
+            top = readable(self.pool, self.rewrite(key, &top, &rest, slots, work))?
+                .ok_or_else(|| self.stuck(key.segment))?;
             None
         };
         self.keep(key, on_top, top, &changed, work);
@@ -110,7 +111,7 @@ impl Context<'_> {
     }
 
     /// A new layer over all others: thin, or complete where there are many.
-    fn put_on_top(
+    pub(super) fn put_on_top(
         &self,
         (key, layers): (VersionKey, usize),
         birth: Epoch,

@@ -47,7 +47,8 @@ impl Destager {
             .maps()?
             .into_iter()
             .filter(|map| map.reap);
-        let reaps = reaps.map(|map| Reap::new(map.id)).collect();
+        let reaps: VecDeque<_> = reaps.map(|map| Reap::new(map.id)).collect();
+        cache.queue.lock().reaping = !reaps.is_empty();
         let weak = Arc::downgrade(cache);
         let run = move || Self::run(&weak, reaps);
         let worker = thread::Builder::new().name("destage".to_owned()).spawn(run);

@@ -191,9 +191,23 @@ impl Context<'_> {
                 new.has_own_slot()
             }
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
-                let version = self.rewrite(key, live, &update, slots, work)?;
-                self.keep(key, None, version, &layers[1..own], work);
-                version.has_own_slot()
+                let lower = &layers[1..own];
+                let version = readable(self.pool, self.rewrite(key, live, &update, slots, work))?;
+                match (version, live.birth.next_birth()) {
+                    (Some(version), _) => {
+                        self.keep(key, None, version, lower, work);
+                        version.has_own_slot()
+                    }
+                    // What can't be read stays where it is, and what is new goes on top of it.
+                    (None, Some(birth)) => {
+                        let (at, data) = ((key, layers.len()), update.data());
+                        let new = self.put_on_top(at, birth, &data, &update, slots, work)?;
+                        merged = new.data.minus(&data);
+                        self.keep(key, Some(new), *live, lower, work);
+                        new.has_own_slot()
+                    }
+                    (None, None) => return Err(self.stuck(segment)),
+                }
             }
             Some(_) => {
                 let own = &layers[..own];
@@ -334,13 +348,23 @@ impl Context<'_> {
         let data = new.or(&kept);
         let zero = live.zero.minus(&new).or(&update.zero);
         let thin = !live.has_own_slot() && data.count() <= self.geometry.blocks() / GROWN_THIN;
+        let moving = match live.extent() {
+            Some(from) => self.read(key.segment, &from, &kept)?,
+            None => Moving::default(),
+        };
         let to = self.new_extent(&data, thin, slots, work)?;
         self.fill(&to, update, work);
-        if let Some(from) = live.extent() {
-            work.put(self.pool, &to, self.read(key.segment, &from, &kept)?)?;
-        }
+        work.put(self.pool, &to, moving)?;
         work.release(live);
         Ok(Descriptor::new(live.birth, Some(to), data, zero))
+    }
+
+    /// A block can't be read, and there is no other way left than to move it.
+    pub(super) fn stuck(&self, segment: SegmentNo) -> CacheError {
+        CacheError::Stuck {
+            map: self.map,
+            segment,
+        }
     }
 
     /// Reads blocks of a segment that are to be moved, each checked unless it may be of no account.

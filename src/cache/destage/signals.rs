@@ -120,6 +120,8 @@ impl Signals {
     /// Waits for something to do, `interval` at the most.
     pub(super) fn wait(&self, interval: Duration) -> Wake {
         let mut asked = self.asked.lock();
+        // A pause may have left it set with nothing asked for.
+        self.hurrying.store(asked.hurry, Ordering::Release);
         if !asked.hurry && !asked.stop && !asked.refill {
             self.rest(&mut asked, interval);
         }

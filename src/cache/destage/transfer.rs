@@ -76,7 +76,11 @@ impl Destager {
             Some(disk),
         );
         let unseen = |run: Run| {
-            let mut updates = run.updates(geometry);
+            // No promise hangs on a discard, and one may span more segments than memory holds.
+            let mut updates = match run.wide_zero(geometry) {
+                Some(_) => BTreeMap::new(),
+                None => run.updates(geometry),
+            };
             updates.values_mut().for_each(Update::forget);
             (run, updates)
         };

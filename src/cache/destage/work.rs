@@ -190,6 +190,9 @@ impl Work {
         pool: &Pool,
         mut writes: Vec<(Place, usize, Data)>,
     ) -> Result<(), CacheError> {
+        // The commit of a batch like this one, with later records, may have found no room: came it
+        // back with a crash, its checksums would not be those of what is written now.
+        self.catalog.withdraw()?;
         let geometry = pool.geometry();
         writes.sort_by_key(|(place, block, _)| (*place, *block));
         for run in writes.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
