@@ -628,3 +628,65 @@ fn p8_a_device_that_is_gone_fails_its_own_reads_alone_and_says_whose_they_were()
     served(&engine);
     engine.volumes.abandon();
 }
+
+#[test]
+fn a_device_that_finds_no_room_in_the_catalog_can_be_added_later() {
+    const SIZE: u64 = 8 << 20;
+    let rig = Rig::with(SMALL);
+    let engine = &rig.engine;
+    engine.settle();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let devices = |engine: &Engine| engine.status().devices.len();
+    let full = |when, bytes| {
+        rig.plan(Plan {
+            device: "log",
+            operation: Operation::Write,
+            when,
+            effect: Effect::Short(bytes, libc::ENOSPC),
+        });
+    };
+    let refused = |name: &str, size| {
+        let added = engine.add_device(&path(name), size);
+        assert!(matches!(added, Err(VolumeError::HostFull(_))), "{added:?}");
+        rig.heal();
+        assert_eq!(devices(engine), 2, "{name}");
+    };
+    // All of the commit may be there although the host said no. It does not come back.
+    for bytes in [0, 1 << 20] {
+        full(When::Nth(1), bytes);
+        refused("made", Some(SIZE));
+        assert!(!std::fs::exists(path("made")).unwrap(), "it stays");
+        let after = Engine::open_images(&engine.disk.kill_image(), SMALL);
+        assert_eq!(devices(&after), 2);
+        after.abandon();
+    }
+    std::fs::File::create(path("there"))
+        .unwrap()
+        .set_len(SIZE)
+        .unwrap();
+    full(When::Nth(1), 0);
+    refused("there", None);
+    // It can't be said to be gone while the host is full, so what it names stays.
+    full(When::From(1), 1 << 20);
+    refused("kept", Some(SIZE));
+    assert!(std::fs::exists(path("kept")).unwrap());
+
+    assert_eq!(engine.add_device(&path("there"), None).unwrap(), 2);
+    assert_eq!(engine.add_device(&path("made"), Some(SIZE)).unwrap(), 3);
+    assert_eq!((devices(engine), rig.state()), (4, "ok".to_owned()));
+    engine.abandon();
+}
+
+#[test]
+fn a_device_that_can_not_say_what_it_takes_hides_no_other() {
+    let rig = Rig::with(SMALL);
+    rig.plan(Plan {
+        device: "pool0",
+        operation: Operation::Stat,
+        when: When::From(1),
+        effect: Effect::Fail(libc::EIO),
+    });
+    assert_eq!(rig.engine.status().devices.len(), 2);
+    rig.engine.abandon();
+}

@@ -9,14 +9,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
     Loop, Mounted, Running, SNAPMARK, TestStore, able, execute, mounts, noise, read_at, run,
     run_failing, sh, text, wait_until, write_at,
 };
-use rustix::mount::MountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::thread::CapabilitySet;
+use snapmark::frontend::fuse::{DeadMount, Unmounter};
 
 /// What is asked of a mount: by a file in it, or by its path.
 type Request = fn(&File, &Path) -> io::Result<()>;
@@ -41,12 +43,36 @@ fn types_at(path: &Path) -> Vec<String> {
 
 /// A mount of this type that nobody has ever served, as one whose daemon died.
 fn orphan(kind: &str, at: &Path) {
-    let fuse = File::options().read(true).write(true).open("/dev/fuse");
+    drop(connected(kind, at));
+}
+
+/// A mount of this type, and the daemon's end of it; a read from that does not wait.
+fn connected(kind: &str, at: &Path) -> File {
+    let mut options = File::options();
+    let options = options.read(true).write(true);
+    let fuse = options.custom_flags(libc::O_NONBLOCK).open("/dev/fuse");
     let fuse = fuse.unwrap();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&fuse);
     let data = format!("fd={fd},rootmode=40000,user_id=0,group_id=0");
     let data = std::ffi::CString::new(data).unwrap();
     rustix::mount::mount("orphan", at, kind, MountFlags::NODEV, Some(data.as_c_str())).unwrap();
+    fuse
+}
+
+/// Takes away whatever is mounted at a path, asking nobody who should serve it.
+fn take_away(at: &Path) {
+    while rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+}
+
+/// Does it without the right to unmount, as a user would who is not root. The helper has it.
+fn without_rights<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    let reduced = || {
+        let mut rights = rustix::thread::capabilities(None).unwrap();
+        rights.effective -= CapabilitySet::SYS_ADMIN;
+        rustix::thread::set_capabilities(None, rights).unwrap();
+        what()
+    };
+    std::thread::scope(|scope| scope.spawn(reduced).join().unwrap())
 }
 
 /// Whoever is mid-request when the daemon dies, whoever has a file open, and whoever comes later.
@@ -208,21 +234,16 @@ fn nothing_but_a_dead_mount_of_ours_is_ever_detached() {
         let output = mount(&from);
         assert_eq!(output.status.code(), Some(5), "{output:?}");
     }
-    store.make("vm1.img", 4096);
-    // One that only does not answer just now.
+    let disk = store.make("vm1.img", 4096);
+    // One that only does not answer just now, and is in use: it is not asked, and stays.
+    let open = File::open(&disk).unwrap();
     store.freeze();
-    let mut waits = Command::new(SNAPMARK);
-    waits
-        .arg("unmount")
-        .arg(&mnt)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null());
-    let mut waits = Running(waits.spawn().unwrap());
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(types_at(&mnt) == ["fuse.snapmark"] || !waits.runs());
+    let (code, said) = run_failing("timeout", ["20", SNAPMARK, "unmount", &text(&mnt)]);
+    assert!(code == 5 && said.contains("in use"), "{code}: {said}");
+    assert_eq!(types_at(&mnt), ["fuse.snapmark"]);
     store.kill9_only();
-    wait_until("the unmount has ended", || !waits.runs());
-    let _ = execute("umount", ["-l".into(), mnt.clone()]);
+    drop(open);
+    take_away(&mnt);
 
     // A file system of somebody else's, and a dead FUSE mount of somebody else's.
     sh(&format!(
@@ -255,24 +276,116 @@ fn nothing_but_a_dead_mount_of_ours_is_ever_detached() {
     assert!(mounts().iter().all(|at| *at != mnt));
 }
 
-/// Between the look and the detaching others may have cleaned up and mounted anew.
+/// Between the look and the detaching others may have cleaned up and mounted anew. Root detaches by a
+/// descriptor, others have the helper do it, which takes a path.
 #[test]
 fn what_is_detached_is_the_mount_that_was_looked_at() {
-    if !able(&[]) {
+    if !able(&[("fusermount3", "fuse3")]) {
+        return;
+    }
+    let store = TestStore::nothing();
+    let mnt = store.mnt();
+    for helper in [false, true] {
+        let detach = |dead: &DeadMount| match helper {
+            false => dead.detach(),
+            true => without_rights(|| dead.detach()),
+        };
+        orphan("fuse.snapmark", &mnt);
+        let dead = DeadMount::at(&mnt).unwrap().expect("a dead mount");
+        assert!(detach(&dead).unwrap());
+        assert!(types_at(&mnt).is_empty());
+
+        orphan("fuse.snapmark", &mnt);
+        let dead = DeadMount::at(&mnt).unwrap().expect("a dead mount");
+        take_away(&mnt);
+        let live = connected("fuse.snapmark", &mnt);
+        assert!(!detach(&dead).unwrap());
+        assert_eq!(types_at(&mnt), ["fuse.snapmark"], "helper: {helper}");
+        take_away(&mnt);
+        drop(live);
+    }
+}
+
+/// One that was mounted over the dead one since then is its child, and would go with it.
+#[test]
+fn what_covers_a_dead_mount_stays() {
+    if !able(&[("fusermount3", "fuse3")]) {
         return;
     }
     let store = TestStore::nothing();
     let mnt = store.mnt();
     orphan("fuse.snapmark", &mnt);
-    let dead = snapmark::frontend::fuse::DeadMount::at(&mnt).unwrap();
-    let dead = dead.expect("a dead mount");
-    sh(&format!(
-        "umount -l {0}; mount -t tmpfs -o size=1M tmpfs {0}",
-        mnt.display()
-    ));
-    dead.detach().unwrap();
-    assert_eq!(types_at(&mnt), ["tmpfs"]);
-    sh(&format!("umount {}", mnt.display()));
+    let dead = DeadMount::at(&mnt).unwrap().expect("a dead mount");
+    let live = connected("fuse.snapmark", &mnt);
+    for helper in [false, true] {
+        let detached = match helper {
+            false => dead.detach(),
+            true => without_rights(|| dead.detach()),
+        };
+        assert!(!detached.unwrap());
+        let both = ["fuse.snapmark", "fuse.snapmark"];
+        assert_eq!(types_at(&mnt), both, "helper: {helper}");
+    }
+    take_away(&mnt);
+    drop(live);
+}
+
+/// Once a connection is gone, the kernel gives its number to the next mount.
+#[test]
+fn a_late_abort_cuts_off_no_other_mount() {
+    const INSIDE: &str = "SNAPMARK_TEST_INSIDE";
+    if !able(&[("unshare", "util-linux")]) {
+        return;
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        // The list of connections is to be there, whether this machine has it mounted or not.
+        let mut inside = Command::new("unshare");
+        inside.arg("-m").arg(std::env::current_exe().unwrap());
+        inside.args(["--exact", "a_late_abort_cuts_off_no_other_mount"]);
+        let output = inside.env(INSIDE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    let list = "/sys/fs/fuse/connections";
+    rustix::mount::mount("none", list, "fusectl", MountFlags::empty(), None).unwrap();
+    let store = TestStore::nothing();
+    let (first, second) = (store.dir().join("first"), store.dir().join("second"));
+    for dir in [&first, &second] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    let device_of = |at: &Path| {
+        let mounted = snapmark::frontend::fuse::mounted_at(at).unwrap();
+        mounted.unwrap().device
+    };
+    // The kernel's first request, or why there is none.
+    let request = |mut fuse: &File| {
+        let read = io::Read::read(&mut fuse, &mut [0; 1 << 18]);
+        read.map_err(|error| error.raw_os_error())
+    };
+    // Others on this machine mount too.
+    for _ in 0..100 {
+        let fuse = connected("fuse.snapmark", &first);
+        let (device, unmounter) = (device_of(&first), Unmounter::at(&first).unwrap());
+        take_away(&first);
+        drop(fuse);
+        let fuse = connected("fuse.snapmark", &second);
+        let reused = device_of(&second) == device;
+        let aborted = unmounter.abort();
+        let asked = request(&fuse);
+        assert!(asked.is_ok(), "{asked:?}, after {aborted:?}");
+        if reused {
+            // Its own is one.
+            Unmounter::at(&second).unwrap().abort().unwrap();
+            assert!(request(&fuse).is_err());
+        }
+        take_away(&second);
+        if reused {
+            return;
+        }
+    }
+    panic!("no number was used again");
 }
 
 /// Several at once want the place of a dead one: one gets it, and is not detached by the others.

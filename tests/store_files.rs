@@ -267,6 +267,22 @@ fn init_takes_an_empty_directory_and_nothing_else() {
         assert!(!at("third").exists(), "{more}");
         assert_eq!(print_of(&text_file), before, "{more}");
     }
+    // What could not be finished leaves no mark on devices that were there.
+    let devices = ["one", "two"].map(at);
+    for device in &devices {
+        File::create(device).unwrap().set_len(64 << 20).unwrap();
+    }
+    let both = devices.map(|device| format!("--device {}", device.display()));
+    let both = both.join(" ");
+    for more in [
+        format!("{both} --journal {}", text_file.display()),
+        format!("{both} --device {}", text_file.display()),
+    ] {
+        assert!(!init(&at("third"), &more).status.success(), "{more}");
+        assert!(!at("third").exists(), "{more}");
+    }
+    let output = init(&at("third"), &both);
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// A command can give the pool what the administrator names, and nothing that is in use or that
@@ -282,6 +298,13 @@ fn devices_added_by_command() {
     let outside = store.dir().join("letters");
     fs::write(&outside, "dear all, ".repeat(1 << 20)).unwrap();
     symlink(store.dir().join("missing"), store.dir().join("dangling")).unwrap();
+    // In the store no other name for it will do: with that, the next mount would refuse it.
+    for name in ["far", "near"] {
+        let path = store.dir().join(name);
+        File::create(path).unwrap().set_len(64 << 20).unwrap();
+    }
+    symlink(store.dir().join("far"), store.store().join("link")).unwrap();
+    fs::hard_link(store.dir().join("near"), store.store().join("name")).unwrap();
     let own = |name: &str| text(&store.store().join(name));
     let (letters, dangling) = (text(&outside), text(&store.dir().join("dangling")));
     let before: Vec<_> = [outside.clone()]
@@ -304,6 +327,9 @@ fn devices_added_by_command() {
         "../escaped:64MiB".to_owned(),
         "../../etc/passwd".to_owned(),
         "sub/../../escaped:64MiB".to_owned(),
+        // Other names.
+        "link".to_owned(),
+        "name".to_owned(),
         // Data, and what is no device.
         letters,
         format!("{dangling}:64MiB"),
@@ -331,6 +357,50 @@ fn devices_added_by_command() {
     assert!(read_at(&store.disk("vm1.img"), 0, 100_000) == noise(1, 100_000));
     store.unmount();
     run(SNAPMARK, ["check".into(), "--data".into(), store.store()]);
+}
+
+/// A store whose devices or journal are disks of its own would wait for itself.
+#[test]
+fn a_store_does_not_stand_on_its_own_mount() {
+    if !able(&[]) {
+        return;
+    }
+    let mut store = small();
+    store.mount();
+    let disk = store.make("vm1.img", 64 << 20);
+    let looped = common::Loop::over(&disk);
+    let cases = [
+        text(&disk),
+        format!("{}:64MiB", text(&store.disk("new"))),
+        looped.device().to_owned(),
+    ];
+    for case in &cases {
+        let error = store.control(&format!("device-add {case}\n")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{case}: {error}");
+    }
+    assert!(!store.disk("new").exists());
+    looped.detach();
+    store.unmount();
+    assert_eq!(fs::read_dir(store.mnt()).unwrap().count(), 0);
+
+    // A mount over files of its own would hide them from the next one.
+    let hidden = |name: &str| text(&store.mnt().join(name));
+    let device = format!("--device {}:64MiB", hidden("device"));
+    let journal = format!("--size 64MiB --journal {}", hidden("journal"));
+    let other = store.dir().join("other");
+    fs::create_dir(&other).unwrap();
+    for (name, more) in [("second", device), ("third", journal)] {
+        let second = store.dir().join(name);
+        let init = format!(
+            "{SNAPMARK} init {} --journal-size 8MiB {more}",
+            text(&second)
+        );
+        sh(&init);
+        let (code, said) = run_failing(SNAPMARK, ["mount".into(), second.clone(), store.mnt()]);
+        assert!(code == 2 && said.contains("would hide"), "{code}: {said}");
+        run(SNAPMARK, ["mount".into(), second, other.clone()]);
+        run(SNAPMARK, ["unmount".into(), other.clone()]);
+    }
 }
 
 /// Settings that would take for ever, or all memory, to read.

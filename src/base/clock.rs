@@ -6,6 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i64);
 
+impl Timestamp {
+    /// RFC 3339 in UTC, to the second; the number as it is where no calendar has it.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        jiff::Timestamp::from_second(self.0.div_euclid(1_000_000_000))
+            .map_or_else(|_| self.0.to_string(), |time| time.to_string())
+    }
+}
+
 /// The wall clock's time.
 #[must_use]
 pub fn now() -> Timestamp {

@@ -4,6 +4,7 @@ mod checksum;
 mod clock;
 mod geometry;
 mod mask;
+mod mountinfo;
 mod name;
 mod size;
 pub mod sync;
@@ -13,6 +14,7 @@ pub use checksum::{Checksum, checksum};
 pub use clock::{Timestamp, now};
 pub use geometry::{BLOCK, BLOCK_SIZE, Geometry, GeometryError};
 pub use mask::BlockMask;
+pub use mountinfo::{Mounted, parse_mountinfo};
 pub use name::{
     NameError, check_disk_name, check_snapshot_name, snapshot_file_name, split_snapshot_file_name,
 };

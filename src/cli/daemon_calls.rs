@@ -166,7 +166,9 @@ fn mount_failure(error: &MountError) -> Failure {
         MountError::Mountpoint(MountpointError::Missing(_)) => Exit::NotFound,
         MountError::Mountpoint(MountpointError::Mounted { .. }) => Exit::Busy,
         MountError::Mountpoint(
-            MountpointError::NotADirectory(_) | MountpointError::HidesStore(_),
+            MountpointError::NotADirectory(_)
+            | MountpointError::HidesStore(_)
+            | MountpointError::HidesFile { .. },
         ) => Exit::Usage,
         // The other process went through this function already.
         MountError::Background(BackgroundError::Refused {

@@ -57,7 +57,7 @@ impl History {
         }
         let mut text = String::new();
         for entry in entries.iter() {
-            let time = rfc3339(entry.time);
+            let time = entry.time.rfc3339();
             let _ = writeln!(text, "{time}  {:<7} {}", entry.outcome, entry.line);
             for line in entry.words.lines() {
                 let _ = writeln!(text, "    {line}");
@@ -77,11 +77,6 @@ fn shorten(text: &str) -> String {
     let mut short: String = text[..end].chars().map(clean).collect();
     short.push_str(" ...");
     short
-}
-
-fn rfc3339(time: Timestamp) -> String {
-    jiff::Timestamp::from_second(time.0.div_euclid(1_000_000_000))
-        .map_or_else(|_| "?".to_owned(), |time| time.to_string())
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ fn scrub(out: &mut Exposition, scrub: &ScrubStatus) {
 }
 
 fn devices(out: &mut Exposition, status: &Status) {
-    let families: [Family<DeviceStatus>; 3] = [
+    let families: [Family<DeviceStatus>; 2] = [
         (
             "device_size_bytes",
             "Bytes of the device's segments.",
@@ -178,11 +178,6 @@ fn devices(out: &mut Exposition, status: &Status) {
             "Bytes of the device's segments in use.",
             |d| d.used,
         ),
-        (
-            "device_allocated_bytes",
-            "Bytes that the host has allocated for the device.",
-            |d| d.allocated,
-        ),
     ];
     for (name, help, value) in families {
         out.family(name, "gauge", help);
@@ -190,6 +185,38 @@ fn devices(out: &mut Exposition, status: &Status) {
             let number = device.device.to_string();
             let labels = [("device", &*number), ("path", &*device.path)];
             out.sample(name, &labels, value(device));
+        }
+    }
+    device_host(
+        out,
+        status,
+        "device_allocated_bytes",
+        "Bytes that the host has allocated for the device.",
+        |d| d.allocated,
+    );
+    device_host(
+        out,
+        status,
+        "device_host_available_bytes",
+        "Bytes left on the host's file system, where the device takes them as it is written.",
+        |d| d.host_available,
+    );
+}
+
+/// What the host says of devices, of those of which it says it.
+fn device_host(
+    out: &mut Exposition,
+    status: &Status,
+    name: &str,
+    help: &str,
+    value: fn(&DeviceStatus) -> Option<u64>,
+) {
+    out.family(name, "gauge", help);
+    for device in &status.devices {
+        if let Some(value) = value(device) {
+            let number = device.device.to_string();
+            let labels = [("device", &*number), ("path", &*device.path)];
+            out.sample(name, &labels, value);
         }
     }
 }
@@ -211,17 +238,6 @@ fn device_errors(out: &mut Exposition, status: &Status) {
                 ("operation", operation),
             ];
             out.sample(name, &labels, count);
-        }
-    }
-    let name = "device_host_available_bytes";
-    let help =
-        "Bytes left on the host's file system, where the device takes them as it is written.";
-    out.family(name, "gauge", help);
-    for device in &status.devices {
-        if let Some(available) = device.host_available {
-            let number = device.device.to_string();
-            let labels = [("device", &*number), ("path", &*device.path)];
-            out.sample(name, &labels, available);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::cache::create_journal;
 use crate::config::{Layout, Settings, claim_directory};
 use crate::device::{Device, FileDevice, Fill, OpenMode};
 use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
-use crate::store::{Catalog, CatalogConfig, Force, format};
+use crate::store::{Catalog, CatalogConfig, Force, format, formattable};
 
 /// Bytes of the pool's backing file unless chosen.
 const DEFAULT_SIZE: u64 = 100 << 30;
@@ -34,6 +34,13 @@ pub struct NewStore {
     pub devices: Vec<(String, Option<u64>)>,
     /// Settings that differ from the defaults: section, key, value as YAML.
     pub settings: Vec<(&'static str, &'static str, String)>,
+}
+
+/// A device of the store to be made, open.
+struct NewDevice {
+    device: Arc<dyn Device>,
+    record: DeviceRecord,
+    force: Force,
 }
 
 /// Files made so far; removed again unless the store is finished.
@@ -58,7 +65,8 @@ impl Drop for Made {
 ///
 /// # Errors
 /// Where the directory holds something, a device is in use or too small, a size can't be, or the
-/// host fails. What was made is removed again.
+/// host fails. What was made is removed again; a device that was there is written to when all else
+/// is done.
 pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), StoreError> {
     let geometry = Geometry::from_segment_bytes(new.segment.unwrap_or(Geometry::DEFAULT_SEGMENT))
         .map_err(|error| StoreError::Invalid(error.to_string()))?;
@@ -72,7 +80,7 @@ pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), St
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(|error| StoreError::Invalid(error.to_string()))?;
 
-    let records = make_devices(new, &layout, Uuid(uuid), geometry, &mut made)?;
+    let devices = make_devices(new, &layout, Uuid(uuid), geometry, &mut made)?;
     let (path, len) = (settings.journal_path(layout.dir()), settings.journal.size.0);
     let journal = create(&path, len, Fill::Sparse, &mut made)?;
     write_zeros(journal.as_ref(), progress)?;
@@ -84,9 +92,14 @@ pub fn init(new: &NewStore, progress: &mut dyn FnMut(u64, u64)) -> Result<(), St
     let pages = create(&unfinished, CATALOG_PAGES, Fill::Sparse, &mut made)?;
     Catalog::create(pages.as_ref(), log.as_ref(), uuid, geometry)?;
     let catalog = Catalog::open(pages, log, CatalogConfig::default())?;
-    let changes: Vec<Change> = records.into_iter().map(Change::AddDevice).collect();
-    catalog.commit(&changes)?;
+    let add = |new: &NewDevice| Change::AddDevice(new.record.clone());
+    catalog.commit(&devices.iter().map(add).collect::<Vec<_>>())?;
     catalog.checkpoint()?;
+    // Devices that were there can't be removed again, so they are marked when all else is made.
+    for new in &devices {
+        let device = new.device.as_ref();
+        format(device, Uuid(uuid), &new.record, geometry, new.force)?;
+    }
     made.0.push(layout.catalog_pages());
     finish(&layout, &unfinished)?;
     made.0.clear();
@@ -155,13 +168,14 @@ fn make_directory(dir: &Path, made: &mut Made) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Opens or makes the devices. None that is in use, but nothing is written to them.
 fn make_devices(
     new: &NewStore,
     layout: &Layout,
     store: Uuid,
     geometry: Geometry,
     made: &mut Made,
-) -> Result<Vec<DeviceRecord>, StoreError> {
+) -> Result<Vec<NewDevice>, StoreError> {
     let default = vec![(
         Layout::POOL.to_owned(),
         Some(new.size.unwrap_or(DEFAULT_SIZE)),
@@ -171,19 +185,19 @@ fn make_devices(
     } else {
         &new.devices
     };
-    let mut records: Vec<DeviceRecord> = Vec::new();
+    let mut found: Vec<NewDevice> = Vec::new();
     for ((path, size), number) in devices.iter().zip(0u16..) {
         let full = layout.device(path);
-        if records
+        if found
             .iter()
-            .any(|record| layout.device(&record.path) == full)
+            .any(|other| layout.device(&other.record.path) == full)
         {
             return Err(StoreError::Invalid(format!("{path} is given twice")));
         }
         let size = size.or(new.size);
         let mut force = Force::No;
         let device: Arc<dyn Device> = if fs::symlink_metadata(&full).is_ok() {
-            let device = FileDevice::open(&full, OpenMode::READ_WRITE.following_links())?;
+            let device = FileDevice::open(&full, OpenMode::of_named(Path::new(path)))?;
             if !device.is_block_device() {
                 force = Force::IfEmpty;
             }
@@ -212,10 +226,14 @@ fn make_devices(
             path: path.clone(),
             slots,
         };
-        format(device.as_ref(), store, &record, geometry, force)?;
-        records.push(record);
+        formattable(device.as_ref(), store, &record, geometry, force)?;
+        found.push(NewDevice {
+            device,
+            record,
+            force,
+        });
     }
-    Ok(records)
+    Ok(found)
 }
 
 fn create(

@@ -63,7 +63,10 @@ impl Mounting {
                 .clone()
                 .unwrap_or_else(|| self.store.display().to_string()),
         };
-        let mountpoint = match mountpoint.clear() {
+        let mountpoint = match mountpoint
+            .hiding_none(&store.stands_on())
+            .and_then(Mountpoint::clear)
+        {
             Ok(mountpoint) => mountpoint,
             Err(error) => {
                 store.volumes.close_store().map_err(ServeError::Close)?;

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::frontend::fuse::{DeadMount, Mounted, absolute, mounted_at};
+use crate::base::Mounted;
+use crate::frontend::fuse::{DeadMount, absolute, mounted_at};
 
 /// Dead mounts that are cleared from one path.
 const MOST_LEFT: usize = 16;
@@ -34,6 +35,17 @@ pub enum MountpointError {
         .0.display()
     )]
     HidesStore(PathBuf),
+    /// The mount would hide a device or the journal from the next one.
+    #[error(
+        "{} lies in {}, and the mount would hide it; choose another directory",
+        file.display(), mountpoint.display()
+    )]
+    HidesFile {
+        /// The path.
+        mountpoint: PathBuf,
+        /// What would be hidden.
+        file: PathBuf,
+    },
     /// A mount whose daemon died does not go away.
     #[error(
         "{} has a mount whose daemon is gone, which can't be detached: {error}; try `umount -l {}`",
@@ -84,6 +96,24 @@ impl Mountpoint {
         Ok(found)
     }
 
+    /// Sees that the mount will hide none of these, on which the store stands.
+    ///
+    /// # Errors
+    /// Where it would.
+    pub fn hiding_none(self, files: &[PathBuf]) -> Result<Self, MountpointError> {
+        let hidden = |file: &&PathBuf| {
+            let file = file.canonicalize();
+            file.is_ok_and(|file| file.starts_with(&self.path))
+        };
+        match files.iter().find(hidden) {
+            None => Ok(self),
+            Some(file) => Err(MountpointError::HidesFile {
+                mountpoint: self.path.clone(),
+                file: file.clone(),
+            }),
+        }
+    }
+
     /// Detaches what killed daemons left, and returns the path to mount at. Meant for the moment
     /// before the mount: until then, who uses the path gets `ENOTCONN` and does not write into
     /// the directory below.
@@ -126,17 +156,19 @@ impl Mountpoint {
     }
 }
 
-/// Detaches a dead mount, and says so.
+/// Detaches a dead mount, unless others were quicker, and says so.
 fn detach(dead: &DeadMount) -> Result<(), MountpointError> {
     let mountpoint = &dead.mounted().mountpoint;
-    dead.detach().map_err(|error| MountpointError::Stale {
+    let detached = dead.detach().map_err(|error| MountpointError::Stale {
         mountpoint: mountpoint.clone(),
         error,
     })?;
-    log::info!(
-        "detached from {} what a dead daemon left",
-        mountpoint.display()
-    );
+    if detached {
+        log::info!(
+            "detached from {} what a dead daemon left",
+            mountpoint.display()
+        );
+    }
     Ok(())
 }
 

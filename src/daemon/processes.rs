@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::frontend::fuse::Mounted;
+use crate::base::Mounted;
 
 const DEVICE: &str = "/dev/fuse";
 

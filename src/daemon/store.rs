@@ -71,6 +71,7 @@ pub struct OpenStore {
     pub volumes: Arc<Volumes>,
     /// Its settings.
     pub settings: Settings,
+    dir: PathBuf,
     /// Held until the store is closed.
     _lock: StoreLock,
 }
@@ -98,8 +99,18 @@ impl OpenStore {
         Ok(Self {
             volumes,
             settings,
+            dir: dir.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// The journal and the pool's devices.
+    #[must_use]
+    pub fn stands_on(&self) -> Vec<PathBuf> {
+        let devices = self.volumes.status().devices.into_iter();
+        let mut files: Vec<PathBuf> = devices.map(|device| device.path.into()).collect();
+        files.push(self.settings.journal_path(&self.dir));
+        files
     }
 }
 
@@ -114,7 +125,7 @@ fn open_volumes(
     let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default())?);
     let pool = open_pool(layout, &catalog)?;
     let journal_path = settings.journal_path(layout.dir());
-    let journal = FileDevice::open(&journal_path, mode_of(&settings.journal.path))?;
+    let journal = FileDevice::open(&journal_path, OpenMode::of_named(&settings.journal.path))?;
     let cache = CacheConfig {
         size: settings.cache.size.0,
         volatile,
@@ -147,7 +158,7 @@ fn open_pool(layout: &Layout, catalog: &Catalog) -> Result<Arc<Pool>, StoreError
     let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
     for record in catalog.view().devices()? {
         let path = layout.device(&record.path);
-        let device = FileDevice::open(&path, mode_of(Path::new(&record.path)));
+        let device = FileDevice::open(&path, OpenMode::of_named(Path::new(&record.path)));
         let device = device.map_err(|source| StoreError::PoolDevice {
             number: record.device.0,
             source,
@@ -155,13 +166,4 @@ fn open_pool(layout: &Layout, catalog: &Catalog) -> Result<Arc<Pool>, StoreError
         pool.attach(&record, Arc::new(device))?;
     }
     Ok(Arc::new(pool))
-}
-
-/// How a file is opened that the settings or the device table name by this path.
-fn mode_of(path: &Path) -> OpenMode {
-    if Layout::is_inside(path) {
-        OpenMode::READ_WRITE
-    } else {
-        OpenMode::READ_WRITE.following_links()
-    }
 }

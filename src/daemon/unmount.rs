@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::processes::{daemon_of, users_of};
-use crate::frontend::fuse::{DeadMount, Mounted, Unmount, Unmounter, absolute, mounted_at};
+use crate::base::Mounted;
+use crate::frontend::fuse::{DeadMount, Unmount, Unmounter, absolute, mounted_at, mounts};
 
 /// Why a mount is still there, or its daemon.
 #[derive(Debug, thiserror::Error)]
@@ -88,15 +89,21 @@ pub fn unmount(mountpoint: &Path, patience: Duration) -> Result<(), UnmountError
         error,
     };
     let path = absolute(mountpoint).map_err(failed)?;
-    // Who still has files open there gets errors either way: nothing has to be waited for.
-    if let Some(dead) = DeadMount::at(&path).map_err(failed)? {
-        return dead.detach().map_err(failed);
-    }
     let mounted = mounted_at(&path).map_err(failed)?;
     let Some(mounted) = mounted.filter(Mounted::is_snapmark) else {
         return Err(UnmountError::NotMounted(path));
     };
     let daemon = daemon_of(&mounted);
+    // A mount that somebody serves is not asked whether it is dead: one that is stuck would not
+    // answer. But where the store is mounted elsewhere too, the daemon may be that mount's.
+    let same = |other: &&Mounted| other.source == mounted.source;
+    let elsewhere = mounts().map_err(failed)?.iter().filter(same).count() > 1;
+    // Who still has files open in a dead one gets errors either way: nothing has to be waited for.
+    if (daemon.is_none() || elsewhere)
+        && let Some(dead) = DeadMount::at(&path).map_err(failed)?
+    {
+        return dead.detach().map(|_| ()).map_err(failed);
+    }
     match Unmounter::at(&path)
         .and_then(|it| it.unmount())
         .map_err(failed)?

@@ -16,6 +16,7 @@ use super::range::{total, within};
 use super::transfer::{read_full, write_all};
 use super::{Device, DeviceError, HostSpace, Operation};
 use crate::base::BLOCK;
+use crate::config::Layout;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,17 @@ impl OpenMode {
         follow: false,
         in_order: false,
     };
+
+    /// To read and write what the settings or the device table name by this path: in the store it is
+    /// a file of its own, elsewhere it may be a link.
+    #[must_use]
+    pub fn of_named(path: &Path) -> Self {
+        if Layout::is_inside(path) {
+            Self::READ_WRITE
+        } else {
+            Self::READ_WRITE.following_links()
+        }
+    }
 
     /// Lets the path be a symbolic link, as those in `/dev/disk/by-id` are. Only for paths that
     /// the administrator gave: inside a store a link is a trick, and refused.

@@ -24,6 +24,6 @@ mod view;
 pub use blocks::{BlockError, read_blocks};
 pub use catalog::{Catalog, CatalogConfig};
 pub use error::{CatalogError, Refusal};
-pub use pool::{Force, Pool, PoolDevice, PoolError, format};
+pub use pool::{Force, Pool, PoolDevice, PoolError, format, formattable};
 pub use resolve::{At, Source};
 pub use view::View;

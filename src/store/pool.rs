@@ -123,6 +123,23 @@ pub fn format(
     geometry: Geometry,
     force: Force,
 ) -> Result<(), PoolError> {
+    let superblock = formattable(device, store, record, geometry, force)?;
+    device.write_at(&[IoSlice::new(&superblock.encode())], 0)?;
+    device.sync()?;
+    Ok(())
+}
+
+/// The superblock that [`format()`] would write. Changes nothing.
+///
+/// # Errors
+/// Where [`format()`] would refuse.
+pub fn formattable(
+    device: &dyn Device,
+    store: Uuid,
+    record: &DeviceRecord,
+    geometry: Geometry,
+    force: Force,
+) -> Result<Superblock, PoolError> {
     let superblock = Superblock::of(store, record, geometry);
     let fits = superblock_of(&superblock.encode(), device.len());
     if fits.is_err() {
@@ -134,9 +151,7 @@ pub fn format(
         });
     }
     refuse_in_use(device, &superblock, force)?;
-    device.write_at(&[IoSlice::new(&superblock.encode())], 0)?;
-    device.sync()?;
-    Ok(())
+    Ok(superblock)
 }
 
 fn superblock_of(bytes: &[u8; BLOCK], len: u64) -> Result<Superblock, SuperError> {
@@ -180,7 +195,8 @@ fn refuse_in_use(device: &dyn Device, new: &Superblock, force: Force) -> Result<
 pub struct Pool {
     geometry: Geometry,
     store: Uuid,
-    /// Indexed by device number. Entries are added, never replaced; kept by [`Pool::attach`].
+    /// Indexed by device number. Entries are added, never replaced, and only one that was never used
+    /// goes again; kept by [`Pool::attach`] and [`Pool::detach`].
     table: ArcSwap<Table>,
     /// Held while the table is exchanged, never across I/O.
     attaching: Mutex<()>,
@@ -233,8 +249,8 @@ pub struct PoolDevice {
     pub len: u64,
     /// Its segments.
     pub slots: u64,
-    /// Bytes that the host has allocated for it.
-    pub allocated: u64,
+    /// Bytes that the host has allocated for it, where it says so.
+    pub allocated: Option<u64>,
     /// The host's file system, where the device takes space from it as it is written.
     pub host: Option<HostSpace>,
     /// Calls that have failed.
@@ -305,6 +321,16 @@ impl Pool {
         }));
         self.table.store(Arc::new(table));
         Ok(())
+    }
+
+    /// Lets go of a device on which nothing is.
+    pub fn detach(&self, device: DeviceNo) {
+        let _guard = self.attaching.lock();
+        let mut table = Table::clone(&self.table.load());
+        if let Some(entry) = table.get_mut(usize::from(device.0)) {
+            *entry = None;
+        }
+        self.table.store(Arc::new(table));
     }
 
     fn check_superblock(
@@ -426,30 +452,25 @@ impl Pool {
     }
 
     /// What is attached, by number.
-    ///
-    /// # Errors
-    /// Where a device can't say what is allocated.
-    pub fn devices(&self) -> Result<Vec<PoolDevice>, PoolError> {
+    pub fn devices(&self) -> Vec<PoolDevice> {
         let table = self.table.load_full();
         let numbered = (0..).map(DeviceNo).zip(table.iter());
         numbered
             .filter_map(|(number, member)| member.as_ref().map(|member| (number, member)))
-            .map(|(number, member)| {
-                Ok(PoolDevice {
-                    number,
-                    name: member.device.name().to_owned(),
-                    len: member.device.len(),
-                    slots: member.slots,
-                    allocated: member.device.allocated()?,
-                    host: member.device.host_space(),
-                    failures: DeviceFailures {
-                        reads: member.failures.reads.load(Relaxed),
-                        writes: member.failures.writes.load(Relaxed),
-                        syncs: member.failures.syncs.load(Relaxed),
-                        punches: member.failures.punches.load(Relaxed),
-                        last: member.failures.last.lock().clone(),
-                    },
-                })
+            .map(|(number, member)| PoolDevice {
+                number,
+                name: member.device.name().to_owned(),
+                len: member.device.len(),
+                slots: member.slots,
+                allocated: member.device.allocated().ok(),
+                host: member.device.host_space(),
+                failures: DeviceFailures {
+                    reads: member.failures.reads.load(Relaxed),
+                    writes: member.failures.writes.load(Relaxed),
+                    syncs: member.failures.syncs.load(Relaxed),
+                    punches: member.failures.punches.load(Relaxed),
+                    last: member.failures.last.lock().clone(),
+                },
             })
             .collect()
     }

@@ -1,6 +1,8 @@
 //! Adding a device while the store is open.
 
-use std::path::Path;
+use std::fs::metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::VolumeError;
@@ -10,15 +12,22 @@ use crate::cache::CacheError;
 use crate::config::Layout;
 use crate::device::{Device, DeviceError, FileDevice, Fill, OpenMode, Step};
 use crate::ondisk::{Change, DeviceRecord, Uuid, slots_for};
-use crate::store::{Force, format};
+use crate::store::{CatalogError, Force, format};
 
 impl Volumes {
+    /// Says where the store is mounted, as the `st_dev` of what is in there: no device of its own
+    /// pool may lie there.
+    pub fn is_mounted_as(&self, number: u64) {
+        let _first_counts = self.own_mount.set(number);
+    }
+
     /// Gives the pool another device: a path, absolute or relative to the store. A file that does
     /// not exist is made with this size, sparse; of what exists the whole is used, or `size` of
     /// it. Its space is usable when this returns. Returns the device's number.
     ///
     /// # Errors
-    /// Where it can't be opened or made, holds something, or is too small.
+    /// Where it can't be opened or made, holds something, or is too small. Where the host is full
+    /// ([`VolumeError::HostFull`]), the same can be asked for again.
     pub fn add_device(&self, path: &str, size: Option<u64>) -> Result<u16> {
         if Path::new(path).is_relative() && !Layout::is_inside(Path::new(path)) {
             return Err(VolumeError::Invalid(format!(
@@ -27,7 +36,15 @@ impl Volumes {
             )));
         }
         let full = self.config.store_dir.join(path);
-        self.add(path, size, || open_or_create(&full, size))
+        if let Some(own) = self.own_mount.get()
+            && lies_on(&full, *own)
+        {
+            return Err(VolumeError::Invalid(format!(
+                "{path:?} is a disk of this store, or lies on one: the store would wait for itself"
+            )));
+        }
+        let mode = OpenMode::of_named(Path::new(path));
+        self.add(path, size, || open_or_create(&full, mode, size))
     }
 
     /// As [`add_device`](Self::add_device), of a device that is open already: for tests, over one
@@ -36,14 +53,19 @@ impl Volumes {
     /// # Errors
     /// As there.
     pub fn add_open_device(&self, path: &str, device: Arc<dyn Device>) -> Result<u16> {
-        self.add(path, None, || Ok((device, Force::IfEmpty)))
+        let opened = Opened {
+            device,
+            force: Force::IfEmpty,
+            made: Made(None),
+        };
+        self.add(path, None, || Ok(opened))
     }
 
     fn add(
         &self,
         path: &str,
         size: Option<u64>,
-        open: impl FnOnce() -> Result<(Arc<dyn Device>, Force)>,
+        open: impl FnOnce() -> Result<Opened>,
     ) -> Result<u16> {
         let _one_at_a_time = self.adding_device.lock();
         let view = self.cache.catalog().view();
@@ -70,7 +92,11 @@ impl Volumes {
         };
         // Before a file of that size is made.
         size.map_or(Ok(0), big_enough)?;
-        let (device, force) = open()?;
+        let Opened {
+            device,
+            force,
+            mut made,
+        } = open()?;
         let len = size.map_or(device.len(), |size| size.min(device.len()));
         let mut uuid = [0; 16];
         getrandom::fill(&mut uuid).map_err(|error| VolumeError::Io(error.to_string()))?;
@@ -91,16 +117,81 @@ impl Volumes {
             .pool()
             .attach(&record, device)
             .map_err(CacheError::from)?;
-        Step::DeviceAttached.fails().map_err(failed)?;
-        self.cache.catalog().commit(&[Change::AddDevice(record)])?;
+        let entered = Step::DeviceAttached.fails().map_err(failed);
+        let entered = entered.and_then(|()| {
+            let change = Change::AddDevice(record);
+            Ok(self.cache.catalog().commit(&[change])?)
+        });
+        if let Err(error) = entered {
+            self.take_back(number, &mut made);
+            return Err(error);
+        }
+        made.keep();
         Step::DeviceCommitted.passes();
         self.cache.space_added();
         Ok(number.0)
     }
+
+    /// Has the pool forget a device that did not get into the catalog, so that it can be added
+    /// again: nothing is on it yet.
+    fn take_back(&self, number: DeviceNo, made: &mut Made) {
+        match self.cache.catalog().withdraw() {
+            Ok(()) => self.cache.pool().detach(number),
+            Err(CatalogError::NoRoom(_)) => {
+                // A crash may bring the commit back, which then wants to find it.
+                made.keep();
+                self.cache.pool().detach(number);
+            }
+            // The store has stopped writing, and the commit may be there.
+            Err(_) => made.keep(),
+        }
+    }
 }
 
-/// The device, and what at its start is to be respected: data in a file is known by no mark.
-fn open_or_create(path: &Path, size: Option<u64>) -> Result<(Arc<dyn Device>, Force)> {
+/// A device that is to be added.
+struct Opened {
+    device: Arc<dyn Device>,
+    /// What at its start is to be respected: data in a file is known by no mark.
+    force: Force,
+    made: Made,
+}
+
+/// A file that was made for a device; removed again unless it is kept.
+struct Made(Option<PathBuf>);
+
+impl Made {
+    fn keep(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let Some(path) = &self.0 else { return };
+        if let Err(error) = std::fs::remove_file(path) {
+            log::warn!("can't remove {} again: {error}", path.display());
+        }
+    }
+}
+
+/// Whether a file, or what a loop device has for one, lies in the mount with this `st_dev`.
+fn lies_on(path: &Path, mount: u64) -> bool {
+    // What is to be made will be where its directory is.
+    let found = metadata(path).or_else(|error| path.parent().map_or(Err(error), metadata));
+    let Ok(found) = found else { return false };
+    let looped = || {
+        let (major, minor) = (
+            rustix::fs::major(found.rdev()),
+            rustix::fs::minor(found.rdev()),
+        );
+        let file = format!("/sys/dev/block/{major}:{minor}/loop/backing_file");
+        let file = std::fs::read_to_string(file).ok()?;
+        metadata(Path::new(file.trim_end())).ok()
+    };
+    found.dev() == mount || looped().is_some_and(|file| file.dev() == mount)
+}
+
+fn open_or_create(path: &Path, mode: OpenMode, size: Option<u64>) -> Result<Opened> {
     let io = |error: crate::device::DeviceError| VolumeError::Io(error.to_string());
     // A dangling link is something too: nothing is made at its other end.
     if std::fs::symlink_metadata(path).is_err() {
@@ -111,13 +202,21 @@ fn open_or_create(path: &Path, size: Option<u64>) -> Result<(Arc<dyn Device>, Fo
             ))
         })?;
         let device = FileDevice::create(path, size, Fill::Sparse).map_err(io)?;
-        return Ok((Arc::new(device), Force::IfEmpty));
+        return Ok(Opened {
+            device: Arc::new(device),
+            force: Force::IfEmpty,
+            made: Made(Some(path.to_owned())),
+        });
     }
-    let device = FileDevice::open(path, OpenMode::READ_WRITE.following_links()).map_err(io)?;
+    let device = FileDevice::open(path, mode).map_err(io)?;
     let force = if device.is_block_device() {
         Force::No
     } else {
         Force::IfEmpty
     };
-    Ok((Arc::new(device), force))
+    Ok(Opened {
+        device: Arc::new(device),
+        force,
+        made: Made(None),
+    })
 }

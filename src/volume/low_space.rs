@@ -109,9 +109,10 @@ impl Volumes {
             usage.total,
             words,
         )];
-        for device in self.cache.pool().devices().unwrap_or_default() {
+        for device in self.cache.pool().devices() {
             // What the host has given already it does not take back.
-            let wanted = device.len.saturating_sub(device.allocated);
+            let given = device.allocated.unwrap_or(0);
+            let wanted = device.len.saturating_sub(given);
             let Some(host) = device.host.filter(|_| wanted > 0) else {
                 continue;
             };

@@ -2,19 +2,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::volumes::{Result, Volumes};
+use super::volumes::Volumes;
 use super::{
     CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, JournalStatus, Node, PoolStatus,
     PoolUsage, SnapshotStatus, Status,
 };
-use crate::base::Timestamp;
-
-/// RFC 3339 in UTC, to the second.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
-    let second = time.0.div_euclid(1_000_000_000);
-    jiff::Timestamp::from_second(second)
-        .map_or_else(|_| time.0.to_string(), |time| time.to_string())
-}
 
 /// What to do about a state.
 fn advice(state: &str) -> Option<&'static str> {
@@ -83,7 +75,7 @@ impl Volumes {
                 used,
             }),
             scrub: self.scrub.status(),
-            devices: self.device_status().unwrap_or_default(),
+            devices: self.device_status(),
             disks: self.disk_status(),
             snapshots: self.snapshot_status(),
         }
@@ -99,17 +91,15 @@ impl Volumes {
         }
     }
 
-    fn device_status(&self) -> Result<Vec<DeviceStatus>> {
+    fn device_status(&self) -> Vec<DeviceStatus> {
         let view = self.cache.catalog().view();
         let segment = self.geometry.segment_bytes();
-        let devices = self
-            .cache
-            .pool()
-            .devices()
-            .map_err(crate::cache::CacheError::from)?;
+        let devices = self.cache.pool().devices();
         let mut list = Vec::with_capacity(devices.len());
         for device in devices {
-            let free = view.free_slots_of(device.number)? + self.cache.lent_of(device.number);
+            // What the catalog can't say is free counts as used.
+            let free = view.free_slots_of(device.number).unwrap_or(0);
+            let free = free + self.cache.lent_of(device.number);
             list.push(DeviceStatus {
                 device: device.number.0,
                 path: device.name,
@@ -126,7 +116,7 @@ impl Volumes {
                 },
             });
         }
-        Ok(list)
+        list
     }
 
     fn disk_status(&self) -> Vec<DiskStatus> {
@@ -141,7 +131,7 @@ impl Volumes {
                 name,
                 size: attributes.size,
                 allocated: attributes.allocated,
-                created: rfc3339(attributes.created),
+                created: attributes.created.rfc3339(),
                 origin: origin.map(|snapshot| snapshot.file_name()),
                 opens: u64::from(disk.opens.load(Relaxed)),
                 queued: self.cache.queued_bytes(id),
@@ -174,7 +164,7 @@ impl Volumes {
                     name: meta.name.clone(),
                     size: snapshot.size,
                     allocated,
-                    created: rfc3339(snapshot.created),
+                    created: snapshot.created.rfc3339(),
                     queued: record.is_none(),
                 };
                 (status.disk.clone(), snapshot.created, status)

@@ -97,8 +97,9 @@ pub struct DeviceStatus {
     pub size: u64,
     /// Bytes of its segments in use.
     pub used: u64,
-    /// Bytes that the host has allocated for it.
-    pub allocated: u64,
+    /// Bytes that the host has allocated for it, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<u64>,
     /// Bytes left on the host's file system, where the device takes them as it is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_available: Option<u64>,

@@ -1,7 +1,7 @@
 //! The open store.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use super::low_space::Told;
 use super::namespace::{Disk, Namespace, Snapshot};
@@ -45,6 +45,8 @@ pub struct Volumes {
     pub(super) largest_write: u64,
     /// Held while a device is added, so that no two get one number. Nothing else waits for it.
     pub(super) adding_device: Mutex<()>,
+    /// The `st_dev` of the mount that serves this store.
+    pub(super) own_mount: OnceLock<u64>,
     /// What the log was told of low space.
     pub(super) told: Told,
     pub(super) scrub: Scrub,
@@ -80,6 +82,7 @@ impl Volumes {
             geometry,
             largest_write,
             adding_device: Mutex::default(),
+            own_mount: OnceLock::new(),
             told: Told::default(),
         });
         match volumes.finish_removals() {
@@ -271,8 +274,11 @@ impl From<CacheError> for VolumeError {
     }
 }
 
-impl From<crate::store::CatalogError> for VolumeError {
-    fn from(error: crate::store::CatalogError) -> Self {
-        Self::Io(error.to_string())
+impl From<CatalogError> for VolumeError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::NoRoom(error) => Self::HostFull(error.to_string()),
+            other => Self::Io(other.to_string()),
+        }
     }
 }

@@ -271,7 +271,7 @@ impl Engine {
 
     /// Bytes that the pool's devices take up on the host.
     pub fn allocated(&self) -> u64 {
-        let devices = self.pool.devices().unwrap();
-        devices.iter().map(|device| device.allocated).sum()
+        let devices = self.pool.devices();
+        devices.iter().filter_map(|device| device.allocated).sum()
     }
 }

@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::ioctl;
+use crate::base::Mounted;
 use crate::cli::client::Mount;
 use crate::cli::exit::Failure;
-use crate::cli::mountinfo::{self, MountEntry};
+use crate::cli::mountinfo;
 
 /// A file system to freeze.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +83,7 @@ fn stacked(class_block: &Path, name: &str, devices: &mut BTreeSet<String>) {
 /// The mounts from these devices, each file system once: the deepest mountpoints first, since one
 /// could lie on another.
 fn select(
-    entries: &[MountEntry],
+    entries: &[Mounted],
     devices: &BTreeSet<String>,
     source_device: impl Fn(&Path) -> Option<String>,
 ) -> Vec<FileSystem> {
@@ -94,14 +95,15 @@ fn select(
         let hit = if own {
             devices.contains(&entry.device)
         } else {
-            entry.source.starts_with("/dev")
-                && source_device(&entry.source).is_some_and(|number| devices.contains(&number))
+            let source = Path::new(&entry.source);
+            source.starts_with("/dev")
+                && source_device(source).is_some_and(|number| devices.contains(&number))
         };
         if hit && reached_by(entry) && seen.insert(entry.device.clone()) {
             found.push(FileSystem {
                 mount_id: entry.id,
                 mountpoint: entry.mountpoint.clone(),
-                fs_type: entry.fs_type.clone(),
+                fs_type: entry.kind.clone(),
             });
         }
     }
@@ -110,7 +112,7 @@ fn select(
 }
 
 /// Whether the path leads to this mount, and not to one that was later mounted over it.
-fn reached_by(entry: &MountEntry) -> bool {
+fn reached_by(entry: &Mounted) -> bool {
     cfg!(test) || File::open(&entry.mountpoint).is_ok_and(|dir| mount_id(&dir) == Some(entry.id))
 }
 
@@ -130,6 +132,7 @@ fn source_device(source: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::parse_mountinfo;
 
     fn put(root: &Path, path: &str, text: &str) {
         let path = root.join(path);
@@ -157,7 +160,7 @@ mod tests {
 
     #[test]
     fn mounts_are_matched_by_number_or_source_and_taken_once() {
-        let entries = mountinfo::parse(
+        let entries = parse_mountinfo(
             b"1 0 7:1 / /a rw - ext4 /dev/loop1 rw
 2 0 7:1 / /b rw - ext4 /dev/loop1 rw
 3 0 0:40 / /a/c rw - btrfs /dev/loop2 rw

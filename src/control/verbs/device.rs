@@ -29,7 +29,9 @@ pub fn list(status: &Status) -> String {
             device.device.to_string(),
             ByteSize(device.size).to_string(),
             ByteSize(device.used).to_string(),
-            ByteSize(device.allocated).to_string(),
+            device
+                .allocated
+                .map_or_else(|| "?".to_owned(), |bytes| ByteSize(bytes).to_string()),
             device.path.clone(),
         ]);
     }

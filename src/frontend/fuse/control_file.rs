@@ -59,12 +59,23 @@ impl ControlHandle {
         let mut answers = self.answers.lock();
         // Writing into a String can't fail.
         let _ = writeln!(answers, "{text}");
-        while answers.len() > KEPT {
-            match answers.find('\n') {
-                Some(end) if end + 1 < answers.len() => drop(answers.drain(..=end)),
-                _ => break,
-            }
-        }
+        let old = end_of_old(&answers);
+        answers.drain(..old);
+    }
+}
+
+/// Where the last lines begin that fit into [`KEPT`]; the last one stays, however long.
+fn end_of_old(answers: &str) -> usize {
+    if answers.len() <= KEPT {
+        return 0;
+    }
+    let over = answers.len() - KEPT;
+    // The newline before a line that begins in the part that may stay. The last one ends the text.
+    let all_but_last = answers.len() - 1;
+    let before = &answers.as_bytes()[over - 1..all_but_last];
+    match before.iter().position(|byte| *byte == b'\n') {
+        Some(newline) => over + newline,
+        None => answers[..all_but_last].rfind('\n').map_or(0, |at| at + 1),
     }
 }
 
@@ -198,5 +209,20 @@ mod tests {
         }
         assert!(handle.answers().len() <= KEPT);
         assert!(handle.answers().starts_with("done x"));
+    }
+
+    #[test]
+    fn of_a_long_answer_the_last_lines_stay() {
+        let handle = ControlHandle::default();
+        handle.answer(format_args!("{}", "ä\n".repeat(1 << 20).trim_end()));
+        assert_eq!(handle.answers(), "ä\n".repeat(KEPT / 3));
+        let long = "x".repeat(2 * KEPT);
+        for _ in 0..2 {
+            handle.answer(format_args!("{long}"));
+            assert_eq!(handle.answers(), format!("{long}\n"));
+        }
+        let exactly = "y".repeat(KEPT - 1);
+        handle.answer(format_args!("{exactly}"));
+        assert_eq!(handle.answers(), format!("{exactly}\n"));
     }
 }

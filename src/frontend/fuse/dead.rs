@@ -8,13 +8,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::mounts::{Mounted, mounts};
+use super::mounts::{mounted_at, mounts};
 use super::unmount::run_helper;
+use crate::base::Mounted;
 
 /// A Snapmark mount whose daemon is gone, so that the kernel answers `ENOTCONN` there.
 ///
-/// A descriptor holds the mount that was looked at. So what is detached is that very mount,
-/// whatever others mount and unmount at the same path meanwhile.
+/// A descriptor holds the mount that was looked at, so that its number stays its own. It is
+/// detached while it is the one on top at its path, and not under something that was mounted
+/// since, which would go with it.
 #[derive(Debug)]
 pub struct DeadMount {
     held: OwnedFd,
@@ -52,23 +54,37 @@ impl DeadMount {
         &self.mounted
     }
 
-    /// Takes it out of the tree. Files that are still open in it go on failing.
+    /// Takes it out of the tree. Files that are still open in it go on failing. Says whether it was
+    /// still the one on top at its path; else nothing was done.
+    ///
+    /// Between that look and the call, some microseconds or, with the helper, milliseconds,
+    /// somebody may still mount here, and what they mount is detached: the kernel has no call that
+    /// compares.
     ///
     /// # Errors
     /// Where the system refuses.
-    pub fn detach(&self) -> io::Result<()> {
+    pub fn detach(&self) -> io::Result<bool> {
+        if !self.is_on_top()? {
+            return Ok(false);
+        }
         let exactly = PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd()));
         match rustix::mount::unmount(&exactly, UnmountFlags::DETACH) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             // The helper takes paths alone.
-            Err(Errno::PERM) => {
-                let output = run_helper("-uz", &self.mounted.mountpoint)?;
-                output.map_err(io::Error::other)
-            }
+            Err(Errno::PERM) => match run_helper("-uz", &self.mounted.mountpoint)? {
+                Ok(()) => Ok(true),
+                Err(_) if !self.is_on_top()? => Ok(false),
+                Err(said) => Err(io::Error::other(said)),
+            },
             // Someone else has detached it.
-            Err(Errno::INVAL) => Ok(()),
+            Err(Errno::INVAL) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    fn is_on_top(&self) -> io::Result<bool> {
+        let now = mounted_at(&self.mounted.mountpoint)?;
+        Ok(now.is_some_and(|now| now.id == self.mounted.id))
     }
 }
 

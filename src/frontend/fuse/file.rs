@@ -64,11 +64,16 @@ pub(super) fn wants_sync(flags: OpenFlags) -> bool {
 }
 
 impl Mount {
-    /// Opens whatever this is.
-    pub(super) fn open(&self, inode: Inode, flags: OpenFlags) -> Answer<(FileHandle, FopenFlags)> {
+    /// Opens whatever this is, for this user.
+    pub(super) fn open(
+        &self,
+        inode: Inode,
+        flags: OpenFlags,
+        user: u32,
+    ) -> Answer<(FileHandle, FopenFlags)> {
         match inode {
             Inode::Root => Err(Errno::EISDIR),
-            Inode::Special(special) => self.open_special(special, flags.acc_mode()),
+            Inode::Special(special) => self.open_special(special, flags.acc_mode(), user),
             Inode::Node(node) => {
                 self.open_node(node, flags.0)?;
                 Ok((NODE, NODE_FLAGS))
@@ -80,15 +85,22 @@ impl Mount {
         &self,
         special: Special,
         mode: OpenAccMode,
+        user: u32,
     ) -> Answer<(FileHandle, FopenFlags)> {
         let handle = match (special, mode) {
             (_, OpenAccMode::O_RDONLY) => {
-                Handle::Text(special.text(&*self.commands).into_bytes().into())
+                let text = special.text(&*self.commands).into_bytes().into();
+                // Nobody else's handles are to keep these two from seeing the state.
+                if user == 0 || user == rustix::process::geteuid().as_raw() {
+                    self.handles.insert(Handle::Text(text))
+                } else {
+                    self.handles.insert_bounded(text)?
+                }
             }
-            (Special::Control, _) => Handle::Control(Arc::default()),
+            (Special::Control, _) => self.handles.insert(Handle::Control(Arc::default())),
             (Special::Stats | Special::Status, _) => return Err(Errno::EACCES),
         };
-        Ok((self.handles.insert(handle), FopenFlags::FOPEN_DIRECT_IO))
+        Ok((handle, FopenFlags::FOPEN_DIRECT_IO))
     }
 
     /// Counts a handle of a node.

@@ -226,8 +226,8 @@ impl Filesystem for Adapter {
         self.later_empty(reply, move |mount| mount.rename(&from, &to, flags));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match inode(ino).and_then(|inode| self.mount.open(inode, flags)) {
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match inode(ino).and_then(|inode| self.mount.open(inode, flags, request.uid())) {
             Ok((fh, how)) => reply.opened(fh, how),
             Err(error) => reply.error(error),
         }

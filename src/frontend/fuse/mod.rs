@@ -26,7 +26,7 @@ use crate::control::Commands;
 use crate::volume::Volumes;
 
 pub use dead::DeadMount;
-pub use mounts::{Mounted, absolute, mounted_at, mounts, parse_mountinfo};
+pub use mounts::{absolute, mounted_at, mounts};
 pub use session::{MountError, Session};
 pub use unmount::{Unmount, Unmounter};
 

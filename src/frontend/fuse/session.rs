@@ -21,6 +21,7 @@ use super::parking::Parking;
 use super::unmount::{HELPER, Unmounter};
 use super::workers::Workers;
 use super::{FuseOptions, Mount};
+use crate::base::Mounted;
 use crate::control::Commands;
 use crate::volume::Volumes;
 
@@ -104,6 +105,9 @@ impl Session {
         let session = fuser::Session::new(adapter, mountpoint, &config(options))
             .map_err(|error| explain(error, mountpoint, options))?;
         let unmounter = Unmounter::at(mountpoint).map_err(failed)?;
+        if let Some(number) = unmounter.mounted().and_then(Mounted::number) {
+            mount.volumes.is_mounted_as(number);
+        }
         let requests = take_requests(session.spawn().map_err(failed)?);
         Ok(Self {
             mount,

@@ -1,13 +1,16 @@
 //! Unmounting one mount and no other.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
-use super::mounts::{Mounted, mounted_at};
+use super::mounts::mounted_at;
+use crate::base::Mounted;
 
 /// The program that mounts and unmounts for users.
 pub(super) const HELPER: &str = "fusermount3";
@@ -29,6 +32,10 @@ pub struct Unmounter {
     mountpoint: PathBuf,
     /// What the kernel listed when it was mounted.
     mounted: Option<Mounted>,
+    /// What breaks its connection, or why that is not to be had. Opened while the connection is
+    /// there: the number in its path is another mount's once this one is gone, and a write to what
+    /// was opened then does nothing (`fuse_ctl_remove_conn` in the kernel's `fs/fuse/control.c`).
+    abort: Arc<io::Result<File>>,
 }
 
 impl Unmounter {
@@ -37,10 +44,17 @@ impl Unmounter {
     /// # Errors
     /// Where `/proc` is not there.
     pub fn at(mountpoint: &Path) -> io::Result<Self> {
+        let mounted = mounted_at(mountpoint)?;
         Ok(Self {
             mountpoint: mountpoint.to_owned(),
-            mounted: mounted_at(mountpoint)?,
+            abort: Arc::new(open_abort(mounted.as_ref())),
+            mounted,
         })
+    }
+
+    /// What was mounted there.
+    pub(super) fn mounted(&self) -> Option<&Mounted> {
+        self.mounted.as_ref()
     }
 
     /// Whether the mount is still in the tree.
@@ -73,17 +87,15 @@ impl Unmounter {
     }
 
     /// Cuts off those who still have files open: their requests fail from now on. Works after
-    /// [`Unmounter::detach`] too.
+    /// [`Unmounter::detach`] too, and does nothing once the last of them is gone.
     ///
     /// # Errors
-    /// Where the kernel's list of connections is not there or not ours to write to.
+    /// Where the kernel's list of connections was not there or not ours to write to.
     pub fn abort(&self) -> io::Result<()> {
-        let minor = self
-            .mounted
-            .as_ref()
-            .and_then(|at| at.device.split(':').nth(1));
-        let minor = minor.ok_or_else(|| io::Error::other("the device number is not known"))?;
-        std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")
+        match &*self.abort {
+            Ok(abort) => (&mut &*abort).write_all(b"1"),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        }
     }
 
     fn run(&self, flags: UnmountFlags, helper: &str) -> io::Result<Unmount> {
@@ -107,6 +119,13 @@ impl Unmounter {
             Err(said) => Err(io::Error::other(said)),
         }
     }
+}
+
+fn open_abort(mounted: Option<&Mounted>) -> io::Result<File> {
+    let minor = mounted.and_then(|mounted| mounted.device.split(':').nth(1));
+    let minor = minor.ok_or_else(|| io::Error::other("the device number is not known"))?;
+    let path = format!("/sys/fs/fuse/connections/{minor}/abort");
+    File::options().write(true).open(path)
 }
 
 /// Has the helper unmount; what it said where it refused.

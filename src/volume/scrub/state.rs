@@ -7,7 +7,6 @@ use super::mapped::Stretch;
 use super::rate::Bucket;
 use crate::base::now;
 use crate::base::sync::{Condvar, Mutex};
-use crate::volume::report::rfc3339;
 use crate::volume::{ScrubProblem, ScrubState, ScrubStatus};
 
 /// Problems that are remembered, the last ones.
@@ -102,7 +101,7 @@ impl State {
     pub fn begin(&mut self) {
         self.status = ScrubStatus {
             state: ScrubState::Running,
-            started: Some(rfc3339(now())),
+            started: Some(now().rfc3339()),
             ..ScrubStatus::default()
         };
         self.problems.clear();
@@ -242,7 +241,7 @@ impl Shared {
                 Err(Ended::Closed) => return,
             };
             state.reached = Reached::default();
-            state.status.finished = Some(rfc3339(now()));
+            state.status.finished = Some(now().rfc3339());
             (state.status.state, state.status.error) = (to, error);
         });
     }
