@@ -13,7 +13,7 @@ use common::model::new_disk;
 use common::{checks, invariants, noise};
 use snapmark::base::DiskId;
 use snapmark::device::{Effect, Operation, When};
-use snapmark::volume::Node;
+use snapmark::volume::{Node, VolumeError};
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = SEGMENT / BLOCK;
@@ -145,6 +145,32 @@ fn p8_a_device_that_can_not_be_read_for_a_while_stops_nothing_but_reads() {
     assert!(disk.look() > disk.snapshots.len());
     disk.engine.faults.iter().for_each(|device| device.heal());
     disk.recovered();
+}
+
+#[test]
+fn p8_a_failed_read_names_the_disk_that_was_read() {
+    let disk = Disk::new();
+    let engine = &disk.engine;
+    engine.snapshot(&["a"], Some("s"), false).unwrap();
+    engine.snapshot(&["a"], Some("t"), false).unwrap();
+    engine.clone_snapshot("a@s", new_disk("c", 0)).unwrap();
+    engine.rollback("a", "a@t", false).unwrap();
+    engine.flush().unwrap();
+    // Nobody stands on it any more but the disk itself.
+    engine.remove("a@t").unwrap();
+    engine.settle();
+    engine.damage(engine.place("a", Some("s"), BAD));
+    for name in ["a", "a@s", "c"] {
+        let node = engine.lookup(name).unwrap();
+        let mut block = [0; BLOCK as usize];
+        let read = engine.read(node, BAD * BLOCK, &mut block);
+        let Err(VolumeError::Io(words)) = read else {
+            panic!("{name}: {read:?}");
+        };
+        let expected = format!("{name} from offset {}", BAD * BLOCK);
+        assert!(words.starts_with(&expected), "{name}: {words}");
+    }
+    engine.volumes.abandon();
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::engine::{Engine, SEGMENT, Shape};
 use common::model::new_disk;
@@ -142,6 +142,99 @@ fn what_a_device_does_not_give_is_damage() {
     assert!(of_b("can't be read"), "{found:?}");
     faults.heal();
     assert_eq!(scrub(&engine).damaged, 0);
+    engine.volumes.abandon();
+}
+
+/// A segment that so many snapshots read, too.
+fn seen_by_many(snapshots: u64) -> Engine {
+    let engine = manual();
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    engine.write(disk, 0, &noise(1, SEGMENT as usize)).unwrap();
+    for name in 0..snapshots {
+        engine
+            .snapshot(&["d"], Some(&name.to_string()), false)
+            .unwrap();
+    }
+    engine.settle();
+    engine
+}
+
+/// How often the pool's devices were read so far.
+fn reads(engine: &Engine) -> u64 {
+    let of = engine.faults.iter();
+    of.map(|device| device.calls(Operation::Read)).sum()
+}
+
+fn plan_reads(engine: &Engine, effect: Effect) {
+    for device in &engine.faults {
+        device.plan(Operation::Read, When::From(1), effect);
+    }
+}
+
+/// A device may take ten seconds to say that it can't read a block.
+#[test]
+fn a_bad_block_is_read_a_few_times_however_many_see_it() {
+    let engine = seen_by_many(50);
+    let found_with = |most: u64| {
+        let before = reads(&engine);
+        let found = scrub(&engine);
+        let read = reads(&engine) - before;
+        assert!(read <= most, "{read} reads: {found:?}");
+        let problem = &found.problems[0];
+        assert_eq!(problem.touches.len() as u64 + problem.more, 51);
+        found.damaged
+    };
+    // All at once, each alone, and once more for those who have it.
+    plan_reads(&engine, Effect::Fail(5));
+    assert_eq!(found_with(1 + 2 * BLOCKS), BLOCKS);
+    engine.faults.iter().for_each(|device| device.heal());
+    // One that differs is looked at as often as a reader does, by one of them.
+    engine.damage(engine.place("d", None, 3));
+    assert_eq!(found_with(1 + 1 + 8), 1);
+    engine.volumes.abandon();
+}
+
+#[test]
+fn it_stops_also_while_it_judges() {
+    let engine = seen_by_many(50);
+    for block in 0..BLOCKS {
+        engine.damage(engine.place("d", None, block));
+    }
+    plan_reads(&engine, Effect::Delay(Duration::from_millis(40)));
+    let before = reads(&engine);
+    engine.scrub().start(None).unwrap();
+    // The run, its blocks, and some that are judged.
+    wait_until("it judges", || reads(&engine) >= before + BLOCKS + 4);
+    let asked = reads(&engine);
+    engine.scrub().stop().unwrap();
+    let read = reads(&engine) - asked;
+    assert!(read <= 2, "{read} reads after it was told to stop");
+    assert_eq!(engine.scrub().status().state, ScrubState::Stopped);
+    engine.volumes.abandon();
+}
+
+/// Slower it may always be, so nothing here depends on the machine.
+#[test]
+fn it_is_not_faster_than_its_rate() {
+    let engine = manual();
+    let disk = engine.create(new_disk("d", 4 << 20)).unwrap();
+    engine.write(disk, 0, &noise(1, 4 << 20)).unwrap();
+    engine.settle();
+    let scrub_at = |rate: u64| {
+        let started = Instant::now();
+        engine.scrub().start(Some(rate)).unwrap();
+        let status = ended(&engine);
+        assert_eq!(status.state, ScrubState::Done, "{status:?}");
+        (started.elapsed(), status.damaged)
+    };
+    // Four reads, of which each pays for the one before it; a tenth of a second may be made up for.
+    let (took, _) = scrub_at(4 << 20);
+    assert!(took >= Duration::from_millis(640), "{took:?}");
+    // What is judged is paid for like the rest.
+    plan_reads(&engine, Effect::Fail(5));
+    let (took, damaged) = scrub_at(4 << 20);
+    assert_eq!(damaged, 1024);
+    assert!(took >= Duration::from_millis(2500), "{took:?}");
     engine.volumes.abandon();
 }
 

@@ -4,12 +4,14 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
 use common::model::{Mix, Model, is_no_space, new_disk};
-use common::{Random, invariants, seeds};
-use snapmark::base::DiskId;
+use common::{Random, ends, invariants, seeds};
+use snapmark::base::{BlockMask, DiskId, SegmentNo};
+use snapmark::store::At;
 use snapmark::volume::{Extent, Node, VolumeError};
 
 /// Two devices of so many slots each.
@@ -230,59 +232,63 @@ fn p7_a_slow_reader_delays_a_full_pool_and_does_not_halt_it() {
 #[test]
 fn p7_what_was_acknowledged_has_space_under_many_writers() {
     for seed in seeds(6) {
-        let engine = tiny(12, [1, 5, 3_600_000][seed as usize % 3]);
-        let disks: Vec<DiskId> = (0..3)
-            .map(|n| {
-                engine
-                    .create(new_disk(&format!("d{n}"), 80 * SEGMENT))
-                    .unwrap()
-            })
-            .collect();
-        std::thread::scope(|scope| {
-            for (n, disk) in disks.iter().enumerate() {
-                let engine = &engine;
-                scope.spawn(move || {
-                    let mut random = Random(seed * 10 + n as u64);
-                    for turn in 0..600 {
-                        let name = format!("d{n}");
-                        let done = match random.below(12) {
-                            0 => engine.discard(
-                                *disk,
-                                Extent {
-                                    offset: random.below(20) * SEGMENT,
-                                    len: (1 + random.below(75)) * SEGMENT,
-                                },
-                            ),
-                            1 => engine
-                                .snapshot(&[&name], Some(&turn.to_string()), false)
-                                .map(drop),
-                            2 | 3 => {
-                                let prefix = format!("d{n}@");
-                                let list = engine.list();
-                                let mut ours = list.iter().filter(|(s, _)| s.starts_with(&prefix));
-                                ours.next().map_or(Ok(()), |(name, _)| engine.remove(name))
-                            }
-                            _ => {
-                                let at = random.below(20 * 16);
-                                engine.write(*disk, at * 4096, &[turn as u8; 8192])
-                            }
-                        };
-                        if let Err(error) = done {
-                            assert!(is_no_space(&error), "seed {seed}: {error}");
-                        }
-                    }
-                });
-            }
-        });
-        settle(&engine);
-        for (name, node) in engine.list() {
-            let mut buf = vec![0; 80 * SEGMENT as usize];
-            engine
-                .read(node, 0, &mut buf)
-                .unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
-        engine.close_store().unwrap();
+        ends(move || many_writers(seed));
     }
+}
+
+fn many_writers(seed: u64) {
+    let engine = tiny(12, [1, 5, 3_600_000][seed as usize % 3]);
+    let disks: Vec<DiskId> = (0..3)
+        .map(|n| {
+            engine
+                .create(new_disk(&format!("d{n}"), 80 * SEGMENT))
+                .unwrap()
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for (n, disk) in disks.iter().enumerate() {
+            let engine = &engine;
+            scope.spawn(move || {
+                let mut random = Random(seed * 10 + n as u64);
+                for turn in 0..600 {
+                    let name = format!("d{n}");
+                    let done = match random.below(12) {
+                        0 => engine.discard(
+                            *disk,
+                            Extent {
+                                offset: random.below(20) * SEGMENT,
+                                len: (1 + random.below(75)) * SEGMENT,
+                            },
+                        ),
+                        1 => engine
+                            .snapshot(&[&name], Some(&turn.to_string()), false)
+                            .map(drop),
+                        2 | 3 => {
+                            let prefix = format!("d{n}@");
+                            let list = engine.list();
+                            let mut ours = list.iter().filter(|(s, _)| s.starts_with(&prefix));
+                            ours.next().map_or(Ok(()), |(name, _)| engine.remove(name))
+                        }
+                        _ => {
+                            let at = random.below(20 * 16);
+                            engine.write(*disk, at * 4096, &[turn as u8; 8192])
+                        }
+                    };
+                    if let Err(error) = done {
+                        assert!(is_no_space(&error), "seed {seed}: {error}");
+                    }
+                }
+            });
+        }
+    });
+    settle(&engine);
+    for (name, node) in engine.list() {
+        let mut buf = vec![0; 80 * SEGMENT as usize];
+        engine
+            .read(node, 0, &mut buf)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    engine.close_store().unwrap();
 }
 
 #[test]
@@ -365,6 +371,50 @@ fn p9_a_kill_leaves_nothing_written_in_slots_that_are_not_in_use() {
         assert_eq!(engine.allocated(), before + blocks, "after {events} events");
         engine.volumes.abandon();
     }
+    engine.close_store().unwrap();
+}
+
+/// How many versions a read of a whole segment walks over at the most, live or as of a snapshot.
+fn longest_walk(engine: &Engine) -> usize {
+    let view = engine.catalog.view();
+    let map = view.disks().unwrap()[0].map;
+    let snapshots = view.snapshots().unwrap();
+    let seen_at = snapshots.iter().map(|it| At::Epoch(it.epoch));
+    let walk = |at| {
+        let (mut rest, mut steps) = (BlockMask::full(view.geometry()), 0);
+        view.layers(map, SegmentNo(0), at, &mut |_, version| {
+            if rest.is_empty() {
+                return ControlFlow::Break(());
+            }
+            steps += 1;
+            rest = rest.minus(&version.covered());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        steps
+    };
+    seen_at.chain([At::Live]).map(walk).max().unwrap()
+}
+
+#[test]
+fn p11_a_read_walks_no_further_with_more_snapshots() {
+    let engine = tiny(1000, 3_600_000);
+    let disk = engine.create(new_disk("d", SEGMENT)).unwrap();
+    engine.write(disk, 0, &[1; SEGMENT as usize]).unwrap();
+    let mut walks = Vec::new();
+    for n in 0..500u64 {
+        let name = n.to_string();
+        engine.snapshot(&["d"], Some(&name), false).unwrap();
+        // Never the first block, which is looked for in all that lies above.
+        write(&engine, disk, 1 + n % 15, 2).unwrap();
+        engine.flush().unwrap();
+        if n % 100 == 99 {
+            walks.push(longest_walk(&engine));
+        }
+    }
+    // MAX_LAYERS, and what a batch may put on top.
+    assert!(walks.iter().all(|steps| *steps <= 97), "{walks:?}");
+    assert_eq!(byte(&engine, Node::Disk(disk), 0), 1);
     engine.close_store().unwrap();
 }
 

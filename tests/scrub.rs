@@ -141,7 +141,9 @@ fn it_waits_and_goes_on_and_outlives_the_mount() {
         store.control("scrub dance\n").unwrap_err().raw_os_error(),
         Some(22)
     );
-    store.remount();
+    // Killed before it came anywhere: that it began is known.
+    store.kill9();
+    store.mount();
     let now = status(&store);
     assert_eq!(
         (&now["state"], &now["rate"]),
@@ -174,6 +176,39 @@ fn it_waits_and_goes_on_and_outlives_the_mount() {
     );
     run(SNAPMARK, ["scrub", &text(&store.mnt()), "--rate", "1GiB/s"]);
     assert_eq!(status(&store)["rate"], 1 << 30);
+}
+
+/// A guest that tries again for ever must not fill the host with lines of the log.
+#[test]
+fn what_can_not_be_read_is_logged_once() {
+    if !able(&[]) {
+        return;
+    }
+    let store = TestStore::with(&["--size", "128MiB"]);
+    let disk = store.make("vm1.img", 16 << 20);
+    let data = noise(5, MIB);
+    write_at(&disk, 0, &data);
+    store.flush();
+    let pool = store.store().join("pool.img");
+    for block in [3, 4] {
+        let at = find(&pool, &data[block * 4096..][..4096]);
+        write_at(&pool, at + 100, b"rot");
+    }
+    let file = std::fs::File::open(&disk).unwrap();
+    let mut buf = [0; 4096];
+    for _ in 0..300 {
+        for block in [3, 4] {
+            let read = std::os::unix::fs::FileExt::read_at(&file, &mut buf, block * 4096);
+            assert_eq!(read.unwrap_err().raw_os_error(), Some(5));
+        }
+    }
+    let logged = store.logged();
+    let lines = logged.matches("vm1.img from offset").count();
+    assert_eq!(lines, 2, "{logged}");
+    // The disk's offset, and the place on the device.
+    for words in ["offset 12288", "offset 16384"] {
+        assert!(logged.contains(words), "{logged}");
+    }
 }
 
 /// The page cache, the medium and writers in between: a read past the cache must not find what is

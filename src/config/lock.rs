@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::Layout;
+use super::own_file::open_own;
 
 /// A store that this process has for itself, until this is dropped or the process ends.
 ///
@@ -68,7 +69,7 @@ impl StoreLock {
     /// Where another process has it, or the lock's file can't be opened.
     pub fn acquire_unwritten(store_dir: &Path) -> Result<Option<Self>, LockError> {
         let path = Layout::new(store_dir).lock();
-        match open_with(&path, OFlags::RDONLY) {
+        match open_own(&path, OFlags::RDONLY) {
             Ok(file) => Self::lock(file, store_dir).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(LockError::Host {
@@ -106,23 +107,7 @@ impl StoreLock {
 /// Opens the lock's file, or makes it. It is never removed: two processes could then each hold a
 /// lock on a file of that name.
 fn open(path: &Path) -> io::Result<File> {
-    open_with(path, OFlags::RDWR | OFlags::CREATE)
-}
-
-fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let file = File::from(rustix::fs::open(path, flags, mode)?);
-    let found = file.metadata()?;
-    // It is about to be written: what has another name may be a file that matters elsewhere.
-    if found.is_file() && found.nlink() <= 1 {
-        Ok(file)
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is no regular file of one name; remove it",
-        ))
-    }
+    open_own(path, OFlags::RDWR | OFlags::CREATE)
 }
 
 /// The process number in the lock's file, where one stands there.

@@ -4,6 +4,7 @@ mod directory;
 mod glob;
 mod layout;
 mod lock;
+mod own_file;
 mod settings;
 mod value;
 
@@ -11,6 +12,7 @@ pub use directory::{DirectoryError, check_directory, claim_directory};
 pub use glob::Glob;
 pub use layout::Layout;
 pub use lock::{LockError, StoreLock};
+pub use own_file::open_own;
 pub use settings::{
     CacheMode, CacheSettings, DestageSettings, DiskRule, FuseSettings, JournalSettings, LogLevel,
     LogSettings, Settings, SettingsError, SpaceSettings,

@@ -156,6 +156,11 @@ fn scrub(out: &mut Exposition, scrub: &ScrubStatus) {
             "Damaged blocks that the scrub has found.",
             scrub.damaged,
         ),
+        (
+            "scrub_suspect_blocks",
+            "Blocks that differ, too many to look up whether anyone reads them.",
+            scrub.suspects,
+        ),
     ] {
         out.single(name, "gauge", help, value);
     }

@@ -5,13 +5,14 @@
 //! the parent waits for that and ends with it. The child's standard error is the log.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::fs::OFlags;
+
+use crate::config::open_own;
 
 /// The hidden argument that makes a process the background one; the command line adds it.
 pub const CHILD_FLAG: &str = "--background-child";
@@ -86,26 +87,8 @@ pub fn start(arguments: &[OsString], log: &Path) -> Result<u32, BackgroundError>
 }
 
 fn open_log(log: &Path) -> Result<File, BackgroundError> {
-    // Whatever lies there in its place is not written to, and opening a FIFO does not wait.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let open = || {
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(flags.bits().cast_signed())
-            .open(log)?;
-        let found = file.metadata()?;
-        if found.is_file() && found.nlink() == 1 {
-            Ok(file)
-        } else {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "it is no regular file of one name; remove it",
-            ))
-        }
-    };
-    open().map_err(|error| BackgroundError::Log {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    open_own(log, flags).map_err(|error| BackgroundError::Log {
         log: log.to_owned(),
         error,
     })
@@ -173,6 +156,8 @@ impl Readiness {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]

@@ -107,8 +107,8 @@ pub struct FileDevice {
 /// The syncs of a file, one at a time: whether one failed, which is never back to false.
 ///
 /// The host reports lost writes to a single call and then calls the file clean, so what it answers
-/// later proves nothing, nor what it answers another thread at the same time. So the lock is held
-/// across the sync, as no other lock is across I/O: whoever waits for it learns how that ended.
+/// later proves nothing, nor what it answers another thread at the same time. So this lock is held
+/// across I/O, on purpose: whoever waits for it learns how the sync before its own ended.
 #[derive(Debug, Default)]
 struct Syncs(Mutex<bool>);
 

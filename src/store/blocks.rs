@@ -46,11 +46,13 @@ impl BlockError {
         }
     }
 
-    /// Where the block lies, if that is known.
+    /// Where the block lies, if that is known: the segment, and which block of it.
     #[must_use]
-    pub fn place(&self) -> Option<Place> {
+    pub fn at(&self) -> Option<(Place, usize)> {
         match self {
-            Self::Device { place, .. } | Self::Checksum { place, .. } => Some(*place),
+            Self::Device { place, block, .. } | Self::Checksum { place, block, .. } => {
+                Some((*place, *block))
+            }
             Self::Catalog(_) => None,
         }
     }

@@ -6,6 +6,7 @@ mod blocks;
 mod catalog;
 mod changes;
 mod checkpoint;
+mod complaints;
 mod error;
 mod log;
 mod open;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::complaints::Complaints;
 use crate::base::sync::{spawn_scoped, thread};
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
 use crate::device::{Device, DeviceError, HostSpace};
@@ -199,6 +200,7 @@ pub struct Pool {
     table: ArcSwap<Table>,
     /// Held while the table is exchanged, never across I/O.
     attaching: Mutex<()>,
+    complaints: Complaints,
 }
 
 type Table = Vec<Option<Arc<Member>>>;
@@ -279,6 +281,7 @@ impl Pool {
             store,
             table: ArcSwap::default(),
             attaching: Mutex::new(()),
+            complaints: Complaints::default(),
         }
     }
 
@@ -286,6 +289,11 @@ impl Pool {
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// Logs that blocks can't be read: once for each place, and then how many more there are.
+    pub fn complain(&self, at: Option<(Place, usize)>, what: &str, error: &dyn std::fmt::Display) {
+        self.complaints.log(at, what, error);
     }
 
     /// Adds a device, once its superblock has said that it is the one the record means.

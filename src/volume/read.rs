@@ -94,38 +94,51 @@ impl Volumes {
         }
         let skip = (offset % BLOCK_SIZE) as usize;
         if skip == 0 && buf.len().is_multiple_of(BLOCK) {
-            return self.read_whole(image, Block::holding(offset), buf);
+            return self.read_whole(image, image, Block::holding(offset), buf);
         }
         let mut whole = vec![0; (skip + buf.len()).next_multiple_of(BLOCK)];
-        self.read_whole(image, Block::holding(offset), &mut whole)?;
+        self.read_whole(image, image, Block::holding(offset), &mut whole)?;
         buf.copy_from_slice(&whole[skip..skip + buf.len()]);
         Ok(())
     }
 
-    /// Reads whole blocks, a segment at a time.
-    fn read_whole(&self, image: &Image, first: Block, mut buf: &mut [u8]) -> Result<()> {
+    /// Reads whole blocks, a segment at a time. `asked` is what shows the image: the image itself, or
+    /// what stands on it.
+    fn read_whole(
+        &self,
+        asked: &Image,
+        image: &Image,
+        first: Block,
+        mut buf: &mut [u8],
+    ) -> Result<()> {
         let mut at = first;
         while !buf.is_empty() {
             let (_, index) = self.geometry.locate(at);
             let count = (self.geometry.blocks() - index).min(buf.len() / BLOCK);
             let (part, rest) = buf.split_at_mut(count * BLOCK);
-            self.read_in_segment(image, at, part)?;
+            self.read_in_segment(asked, image, at, part)?;
             at = Block(at.0 + count as u64);
             buf = rest;
         }
         Ok(())
     }
 
-    fn read_in_segment(&self, image: &Image, first: Block, buf: &mut [u8]) -> Result<()> {
+    fn read_in_segment(
+        &self,
+        asked: &Image,
+        image: &Image,
+        first: Block,
+        buf: &mut [u8],
+    ) -> Result<()> {
         let mut tries = 1;
         loop {
-            let error = match self.try_read(image, first, buf) {
+            let error = match self.try_read(asked, image, first, buf) {
                 Ok(()) => return Ok(()),
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Block(error)) => error,
             };
             if tries == TRIES || !matches!(error, BlockError::Checksum { .. }) {
-                return Err(self.give_up(image, first, &error));
+                return Err(self.give_up(asked, first, &error));
             }
             tries += 1;
             thread::yield_now();
@@ -137,15 +150,16 @@ impl Volumes {
         if matches!(error, BlockError::Checksum { .. }) {
             self.metrics.checksum_errors.fetch_add(1, Relaxed);
         }
-        let device = error.place().map(|at| self.cache.pool().name(at.device));
+        let pool = self.cache.pool();
+        let device = error.at().map(|(place, _)| pool.name(place.device));
         let device = device.map_or_else(String::new, |name| format!(" on {name}"));
-        let error = format!(
+        let words = format!(
             "{} from offset {}{device}: {error}",
             self.name_of(image),
             first.byte()
         );
-        log::error!("read failed: {error}");
-        VolumeError::Io(error)
+        pool.complain(error.at(), "read failed", &words);
+        VolumeError::Io(words)
     }
 
     /// What people call it.
@@ -163,6 +177,7 @@ impl Volumes {
 
     fn try_read(
         &self,
+        asked: &Image,
         image: &Image,
         first: Block,
         buf: &mut [u8],
@@ -220,7 +235,7 @@ impl Volumes {
                         read_blocks(pool, &view, extent.place, at, part)?;
                     }
                     Source::Zero => part.fill(0),
-                    Source::Below => self.read_below(image, from, part)?,
+                    Source::Below => self.read_below(asked, image, from, part)?,
                 }
             }
         }
@@ -241,6 +256,7 @@ impl Volumes {
     /// Blocks that the map has no version of: its origin's, or zeros.
     fn read_below(
         &self,
+        asked: &Image,
         image: &Image,
         first: Block,
         buf: &mut [u8],
@@ -256,7 +272,7 @@ impl Volumes {
             map: origin.map.clone(),
             epoch: origin.epoch,
         };
-        self.read_whole(&below, first, shown)
+        self.read_whole(asked, &below, first, shown)
             .map_err(Failure::Final)
     }
 

@@ -19,6 +19,10 @@ pub struct ScrubStatus {
     pub total: u64,
     /// Blocks of 4 KiB that are damaged.
     pub damaged: u64,
+    /// Blocks of 4 KiB that differ too, but nobody looked whether anyone reads them: so much was
+    /// damaged before.
+    #[serde(default)]
+    pub suspects: u64,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<String>,
@@ -112,6 +116,9 @@ impl fmt::Display for ScrubStatus {
             self.damaged,
             if self.damaged == 1 { "block" } else { "blocks" }
         )?;
+        if self.suspects > 0 {
+            write!(f, " and {} suspect", self.suspects)?;
+        }
         match &self.error {
             Some(error) => write!(f, ": {error}"),
             None => Ok(()),

@@ -24,6 +24,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// The program under test.
@@ -557,6 +558,27 @@ impl Drop for Running {
         let group = rustix::process::Pid::from_child(&self.0);
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.0.wait();
+    }
+}
+
+/// Does it on a thread of its own, and fails where that does not end: a store that has lost count of
+/// its space waits for ever.
+#[track_caller]
+pub fn ends(call: impl FnOnce() + Send + 'static) {
+    const LONG: Duration = Duration::from_secs(300);
+    let (alive, ended) = mpsc::channel::<()>();
+    let worker = std::thread::spawn(move || {
+        let _alive = alive;
+        call();
+    });
+    let heard = ended.recv_timeout(LONG);
+    assert_eq!(
+        heard,
+        Err(RecvTimeoutError::Disconnected),
+        "it does not end"
+    );
+    if let Err(panic) = worker.join() {
+        std::panic::resume_unwind(panic);
     }
 }
 

@@ -65,7 +65,7 @@ impl Context<'_> {
         } else {
             // No birth is left in the epoch: one layer takes it all.
             let rest = update.only(&left.or(&top.data));
-            top = readable(self.rewrite(key, &top, &rest, slots, work))?
+            top = readable(self.pool, self.rewrite(key, &top, &rest, slots, work))?
                 .ok_or_else(|| self.stuck(key.segment))?;
             None
         };
@@ -155,7 +155,7 @@ impl Context<'_> {
             data = data.or(&shows);
             zero = zero.or(&layer.zero.minus(&hidden));
             if let Some(from) = layer.extent() {
-                let Some(part) = readable(self.read(segment, &from, &shows))? else {
+                let Some(part) = readable(self.pool, self.read(segment, &from, &shows))? else {
                     return Ok(None);
                 };
                 parts.push(part);

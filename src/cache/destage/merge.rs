@@ -66,7 +66,7 @@ impl Merge {
             return Ok(false);
         }
         let target = self.target();
-        let Some(moving) = readable(self.read(&target, tools))? else {
+        let Some(moving) = readable(tools.pool, self.read(&target, tools))? else {
             tools.unreadable = true;
             return Ok(false);
         };

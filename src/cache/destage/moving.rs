@@ -55,16 +55,25 @@ impl Moving {
 }
 
 /// What was read; nothing where blocks can't be read or are damaged, which the log says then.
-pub(super) fn readable<T>(read: Result<T, CacheError>) -> Result<Option<T>, CacheError> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(
-            error @ (CacheError::Block(BlockError::Device { .. } | BlockError::Checksum { .. })
-            | CacheError::Pool(PoolError::Device(_))),
-        ) => {
-            log::error!("{error}; it is left where it is, and what lies over it is not merged");
-            Ok(None)
+pub(super) fn readable<T>(
+    pool: &Pool,
+    read: Result<T, CacheError>,
+) -> Result<Option<T>, CacheError> {
+    let error = match read {
+        Ok(read) => return Ok(Some(read)),
+        Err(error) => error,
+    };
+    let at = match &error {
+        CacheError::Block(block @ (BlockError::Device { .. } | BlockError::Checksum { .. })) => {
+            block.at()
         }
-        Err(error) => Err(error),
-    }
+        CacheError::Pool(PoolError::Device(_)) => None,
+        _ => return Err(error),
+    };
+    pool.complain(
+        at,
+        "left where it is, and not merged with what lies over it",
+        &error,
+    );
+    Ok(None)
 }

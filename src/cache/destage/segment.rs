@@ -192,7 +192,7 @@ impl Context<'_> {
             }
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
                 let lower = &layers[1..own];
-                let version = readable(self.rewrite(key, live, &update, slots, work))?;
+                let version = readable(self.pool, self.rewrite(key, live, &update, slots, work))?;
                 match (version, live.birth.next_birth()) {
                     (Some(version), _) => {
                         self.keep(key, None, version, lower, work);
@@ -459,7 +459,7 @@ impl Context<'_> {
                 zero = zero.or(&blocks);
                 continue;
             };
-            let Some(read) = readable(self.read(key.segment, &from, &blocks))? else {
+            let Some(read) = readable(self.pool, self.read(key.segment, &from, &blocks))? else {
                 return Ok(());
             };
             moving.push(read);

@@ -184,6 +184,12 @@ fn words(status: &ScrubStatus) -> String {
             "and {more} more blocks, which the daemon's log names"
         ));
     }
+    if status.suspects > 0 {
+        lines.push(format!(
+            "and {} more blocks differ: so much is damaged that who reads them was not looked up",
+            status.suspects
+        ));
+    }
     if !lines.is_empty() {
         lines.push(String::new());
     }
@@ -219,6 +225,7 @@ mod tests {
         let status = ScrubStatus {
             state: ScrubState::Done,
             damaged: 5,
+            suspects: 7,
             problems: vec![problem],
             ..ScrubStatus::default()
         };
@@ -227,8 +234,9 @@ mod tests {
             text,
             "DAMAGE: each of blocks 6 to 7 of segment 0 of device 0 (/srv/pool.img) is not what \
              its checksum says; at byte 24576 of vm1.img and 3 more\n\
-             and 3 more blocks, which the daemon's log names\n\n\
-             scrub    done, 0 B of 0 B checked, 5 damaged blocks\n"
+             and 3 more blocks, which the daemon's log names\n\
+             and 7 more blocks differ: so much is damaged that who reads them was not looked up\n\n\
+             scrub    done, 0 B of 0 B checked, 5 damaged blocks and 7 suspect\n"
         );
     }
 }

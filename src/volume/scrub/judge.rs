@@ -8,19 +8,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-use super::read::{self, Bad};
+use super::read::{self, Bad, Spot};
 use super::state::Ended;
-use super::suspects::{Owned, runs};
+use super::suspects::{Owned, each_alone};
 use super::walk::{Walk, failed};
-use crate::base::{BLOCK, BlockMask, MapId, Place};
-use crate::device::AlignedBuf;
+use crate::base::sync::thread;
+use crate::base::{BLOCK, BLOCK_SIZE, BlockMask, Checksum, MapId, Place};
 use crate::volume::read::{Image, TRIES};
 use crate::volume::{ScrubProblem, Volumes};
 
 /// Names that a problem lists.
 const NAMES: usize = 8;
-/// Damaged blocks whose readers are looked for. Beyond them a whole device is bad, and the rest
-/// is only counted.
+/// Damaged blocks whose readers are looked for. Beyond them a whole device is bad, and what else
+/// differs is only counted.
 const NAMED: u64 = 64 << 10;
 
 /// Someone who reads.
@@ -41,6 +41,12 @@ struct Damage {
     more: u64,
 }
 
+/// What a suspect is for those who have this checksum for it.
+struct Seen {
+    sum: Checksum,
+    found: Result<(), Bad>,
+}
+
 impl Walk {
     /// Judges all suspects.
     pub fn judge(&mut self) -> Result<(), Ended> {
@@ -48,19 +54,19 @@ impl Walk {
         let slots = self.look_again()?;
         if !slots.is_empty() && self.shared.with(|state| state.status().damaged) >= NAMED {
             let count: usize = slots.values().map(BlockMask::count).sum();
-            self.shared.damaged(count as u64, None);
+            self.shared.suspects(count as u64);
         } else if !slots.is_empty() {
             self.find_owners(&slots, &mut owned)?;
         }
         let mut readers = HashMap::<MapId, Rc<Vec<Reader>>>::new();
         let mut damaged = Vec::new();
         for suspect in &owned {
-            self.shared.admit(0)?;
             let volumes = self.volumes()?;
             let map = suspect.image.map.id;
             let of_map = readers.entry(map);
             let of_map = Rc::clone(of_map.or_insert_with(|| Rc::new(readers_of(&volumes, map))));
-            damaged.extend(judge_one(&volumes, suspect, &of_map)?);
+            drop(volumes);
+            damaged.extend(self.judge_one(suspect, &of_map)?);
         }
         self.report(damaged)
     }
@@ -72,10 +78,8 @@ impl Walk {
             return Ok(slots);
         }
         let blocks = self.volumes()?.geometry.blocks() as u64;
-        for run in runs(&slots, blocks) {
-            self.shared.admit(0)?;
-            let volumes = self.volumes()?;
-            self.look(&volumes, &run)?;
+        for run in each_alone(&slots, blocks) {
+            self.look(&run)?;
         }
         Ok(self.suspects.take())
     }
@@ -139,9 +143,74 @@ impl Walk {
                 more: first.more,
             };
             log::error!("scrub: damaged: {problem}");
-            self.shared.damaged(count, Some(problem));
+            self.shared.damaged(problem);
         }
         Ok(())
+    }
+
+    /// Lets all readers look at a suspect.
+    fn judge_one(&mut self, suspect: &Owned, readers: &[Reader]) -> Result<Option<Damage>, Ended> {
+        let (mut damage, mut seen): (Option<Damage>, _) = (None, None);
+        for reader in readers {
+            let Some(bad) = self.finds_bad(suspect, &reader.image, &mut seen)? else {
+                continue;
+            };
+            let damage = damage.get_or_insert(Damage {
+                place: suspect.place,
+                at: suspect.at,
+                bad,
+                offset: suspect.block.byte(),
+                names: Vec::new(),
+                more: 0,
+            });
+            if damage.names.len() < NAMES {
+                damage.names.push(reader.name.clone());
+            } else {
+                damage.more += 1;
+            }
+        }
+        Ok(damage)
+    }
+
+    /// What a reader finds wrong with the suspect, if it finds it at all. A device may take long to
+    /// say that it can't read a block: what others have seen there is not read again.
+    fn finds_bad(
+        &mut self,
+        suspect: &Owned,
+        image: &Image,
+        seen: &mut Option<Seen>,
+    ) -> Result<Option<Bad>, Ended> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let bytes = if seen.is_none() { BLOCK_SIZE } else { 0 };
+            let found = self.reads(bytes, |walk, volumes| {
+                let (cache, buf) = (&volumes.cache, &mut walk.buf[..BLOCK]);
+                let look = |spot: &Spot| {
+                    if (spot.place, spot.at) != (suspect.place, suspect.at) {
+                        return Ok(());
+                    }
+                    let sum = spot.sum.ok_or(Bad::Unknown)?;
+                    seen.take_if(|seen| seen.sum != sum);
+                    if let Some(seen) = seen {
+                        return seen.found.clone();
+                    }
+                    let found = read::block(cache, spot, sum, buf);
+                    if tries == TRIES || found != Err(Bad::Differs) {
+                        let found = found.clone();
+                        *seen = Some(Seen { sum, found });
+                    }
+                    found
+                };
+                read::find(cache, image, suspect.block, look).map_err(failed)
+            })?;
+            match found {
+                None | Some(Ok(())) => return Ok(None),
+                // It may only be on its way there.
+                Some(Err(Bad::Differs)) if seen.is_none() => thread::yield_now(),
+                Some(Err(bad)) => return Ok(Some(bad)),
+            }
+        }
     }
 }
 
@@ -155,48 +224,4 @@ fn readers_of(volumes: &Volumes, map: MapId) -> Vec<Reader> {
     // The live disk last: older readers find less in the cache, and so what is on the device.
     readers.sort_by(|a, b| (a.image.epoch, &a.name).cmp(&(b.image.epoch, &b.name)));
     readers
-}
-
-/// Lets all readers look at a suspect.
-fn judge_one(
-    volumes: &Volumes,
-    suspect: &Owned,
-    readers: &[Reader],
-) -> Result<Option<Damage>, Ended> {
-    let mut damage: Option<Damage> = None;
-    for reader in readers {
-        let Some(bad) = finds_bad(volumes, suspect, &reader.image)? else {
-            continue;
-        };
-        let damage = damage.get_or_insert(Damage {
-            place: suspect.place,
-            at: suspect.at,
-            bad,
-            offset: suspect.block.byte(),
-            names: Vec::new(),
-            more: 0,
-        });
-        if damage.names.len() < NAMES {
-            damage.names.push(reader.name.clone());
-        } else {
-            damage.more += 1;
-        }
-    }
-    Ok(damage)
-}
-
-/// What a reader finds wrong with the suspect, if it finds it at all.
-fn finds_bad(volumes: &Volumes, suspect: &Owned, image: &Image) -> Result<Option<Bad>, Ended> {
-    let mut buf = AlignedBuf::new(BLOCK);
-    let mut last = None;
-    for _ in 0..TRIES {
-        let looked = read::image(&volumes.cache, image, suspect.block, &mut buf).map_err(failed)?;
-        let here = looked.filter(|it| (it.place, it.at) == (suspect.place, suspect.at));
-        let Some(bad) = here.and_then(|it| it.found.err()) else {
-            return Ok(None);
-        };
-        last = Some(bad);
-        crate::base::sync::thread::yield_now();
-    }
-    Ok(last)
 }

@@ -71,7 +71,11 @@ impl Scrub {
             state.bucket.set(rate.unwrap_or(self.config.rate), now);
             Ok(())
         })?;
-        self.spawn(&mut worker)
+        self.spawn(&mut worker)?;
+        drop(worker);
+        // A kill that comes before it has come anywhere does not end it.
+        self.save();
+        Ok(())
     }
 
     /// Lets it wait where it is, until it is resumed.
@@ -197,14 +201,11 @@ impl Scrub {
         let config = self.config.clone();
         let thread = thread::Builder::new().name("scrub".to_owned());
         let spawned = thread.spawn(move || {
-            let mut guard = Guard {
-                shared: &shared,
-                result: Err(Ended::Failed("its thread panicked".to_owned())),
-            };
             let saves = (config.clone(), Arc::clone(&shared));
             let save_now = Box::new(move || save(&saves.0, &saves.1));
-            guard.result = Walk::new(volumes, Arc::clone(&shared), save_now).run();
-            drop(guard);
+            let result = Walk::new(volumes, Arc::clone(&shared), save_now).run();
+            shared.ended(result);
+            log::info!("scrub: {}", shared.with(|state| state.status()));
             save(&config, &shared);
         });
         match spawned {
@@ -219,29 +220,17 @@ impl Scrub {
     }
 }
 
-/// Tells how a scrub has ended, whatever becomes of its thread.
-struct Guard<'s> {
-    shared: &'s Shared,
-    result: std::result::Result<(), Ended>,
-}
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        self.shared.ended(self.result.clone());
-        let status = self.shared.with(|state| state.status());
-        log::info!("scrub: {status}");
-    }
-}
-
 fn join(worker: Option<JoinHandle<()>>) {
-    if worker.is_some_and(|worker| worker.join().is_err()) {
-        log::error!("the scrub panicked");
+    if let Some(worker) = worker {
+        // A panic was said, and has ended the process where that is not a test's.
+        let _ = worker.join();
     }
 }
 
 fn save(config: &ScrubConfig, shared: &Shared) {
     let Some(file) = &config.file else { return };
-    let (status, reached) = shared.with(|state| (state.status(), state.reached));
+    let _saving = shared.saving.lock();
+    let (status, reached) = shared.with(|state| (state.status(), state.reached.clone()));
     if let Err(error) = saved::save(file, status, reached) {
         log::warn!(
             "{}: {error}; after a restart the scrub begins anew",
@@ -255,5 +244,33 @@ impl Volumes {
     #[must_use]
     pub fn scrub(&self) -> &Scrub {
         &self.scrub
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Those who ask and the scrub's thread save at any time.
+    #[test]
+    fn what_was_so_last_is_what_is_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ScrubConfig {
+            rate: 0,
+            file: Some(dir.path().join("scrub.yaml")),
+        };
+        let shared = Shared::new(0);
+        shared.with(state::State::begin);
+        for turn in 0..500 {
+            let ask = [Ask::Run, Ask::Pause][turn % 2];
+            std::thread::scope(|scope| {
+                scope.spawn(|| save(&config, &shared));
+                scope.spawn(|| save(&config, &shared));
+                shared.with(|state| state.ask(ask));
+                save(&config, &shared);
+            });
+            let (saved, _) = saved::load(config.file.as_ref().unwrap()).unwrap().unwrap();
+            assert_eq!(saved, shared.with(|state| state.status()), "turn {turn}");
+        }
     }
 }

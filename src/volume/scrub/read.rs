@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::mapped::Run;
-use crate::base::{BLOCK, BlockMask, Checksum, Epoch, Place, Slot, checksum};
+use crate::base::{BLOCK, Block, BlockMask, Checksum, Epoch, Place, Slot, checksum};
 use crate::cache::{Cache, Found, Lent};
 use crate::device::AlignedBuf;
 use crate::store::{CatalogError, Source, View};
@@ -31,29 +31,23 @@ impl Bad {
     }
 }
 
-/// Reads a run and hands the blocks that differ to `bad`, counted from the device's first. What
-/// was given up meanwhile does not count. The view is a fresh one, and held for this alone.
+/// Reads a run and hands the blocks that may be bad to `suspect`, counted from the device's first:
+/// those that differ, or all where the device does not give the whole run. What was given up
+/// meanwhile does not count. The view is a fresh one, and held for this one read.
 pub(super) fn run(
     cache: &Cache,
     run: &Run,
     buf: &mut AlignedBuf,
-    bad: &mut dyn FnMut(u64, Bad),
+    suspect: &mut dyn FnMut(u64),
 ) -> Result<(), CatalogError> {
     let view = cache.catalog().view();
-    let sums = sums(&view, run, bad)?;
+    let sums = sums(&view, run, suspect)?;
     let bytes = &mut buf[..run.wanted.len() * BLOCK];
-    let whole = cache.pool().read_uncached(run.device, run.first, bytes);
-    let chunks = bytes.chunks_exact_mut(BLOCK).zip(sums);
+    let read = cache.pool().read_uncached(run.device, run.first, bytes);
+    let chunks = bytes.chunks_exact(BLOCK).zip(sums);
     for (block, (bytes, sum)) in (run.first..).zip(chunks) {
-        let Some(sum) = sum else { continue };
-        let alone = match &whole {
-            Ok(()) => Ok(()),
-            Err(_) => cache.pool().read_uncached(run.device, block, bytes),
-        };
-        match alone {
-            Err(error) => bad(block, Bad::Unreadable(error.to_string())),
-            Ok(()) if checksum(bytes) != sum => bad(block, Bad::Differs),
-            Ok(()) => {}
+        if sum.is_some_and(|sum| read.is_err() || checksum(bytes) != sum) {
+            suspect(block);
         }
     }
     Ok(())
@@ -63,7 +57,7 @@ pub(super) fn run(
 fn sums(
     view: &View,
     run: &Run,
-    bad: &mut dyn FnMut(u64, Bad),
+    suspect: &mut dyn FnMut(u64),
 ) -> Result<Vec<Option<Checksum>>, CatalogError> {
     let given_up = given_up(view, run)?;
     let blocks = view.geometry().blocks() as u64;
@@ -94,7 +88,7 @@ fn sums(
                 let missing = (block - run.first) as usize;
                 let pairs = sums[at..missing].iter_mut().zip(part);
                 pairs.for_each(|(to, sum)| *to = Some(*sum));
-                bad(block, Bad::Unknown);
+                suspect(block);
                 at = missing + 1;
             }
             Err(error) => return Err(error),
@@ -119,54 +113,47 @@ fn given_up(view: &View, run: &Run) -> Result<Vec<Slot>, CatalogError> {
     Ok(here.map(|place| place.slot).collect())
 }
 
-/// Blocks of a lent slot that differ from what was written there.
-pub(super) fn lent(cache: &Cache, lent: &Lent, buf: &mut AlignedBuf) -> Vec<(usize, Bad)> {
+/// Blocks of a lent slot that differ from what was written there; all, where the device does not
+/// give the whole slot.
+pub(super) fn lent(cache: &Cache, lent: &Lent, buf: &mut AlignedBuf) -> Vec<usize> {
     let bytes = &mut buf[..lent.sums().len() * BLOCK];
-    let first = cache.geometry().slot_block(lent.place().slot);
-    let mut found = Vec::new();
-    let whole = cache
-        .pool()
-        .read_uncached(lent.place().device, first, bytes);
-    for (at, bytes) in bytes.chunks_exact_mut(BLOCK).enumerate() {
-        let read = match &whole {
-            Ok(()) => compare(bytes, lent.sums()[at]),
-            Err(_) => block(cache, lent.place(), at, lent.sums()[at], bytes),
-        };
-        found.extend(read.err().map(|bad| (at, bad)));
-    }
-    found
+    let Place { device, slot } = lent.place();
+    let first = cache.geometry().slot_block(slot);
+    let read = cache.pool().read_uncached(device, first, bytes);
+    let found = bytes.chunks_exact(BLOCK).zip(lent.sums()).enumerate();
+    let bad = found.filter(|(_, (bytes, sum))| read.is_err() || checksum(bytes) != **sum);
+    bad.map(|(at, _)| at).collect()
 }
 
-fn compare(bytes: &[u8], sum: Checksum) -> Result<(), Bad> {
-    if checksum(bytes) == sum {
+/// Reads a block and compares it.
+pub(super) fn block(cache: &Cache, spot: &Spot, sum: Checksum, buf: &mut [u8]) -> Result<(), Bad> {
+    let block = cache.geometry().slot_block(spot.place.slot) + spot.at as u64;
+    let read = cache.pool().read_uncached(spot.place.device, block, buf);
+    read.map_err(|error| Bad::Unreadable(error.to_string()))?;
+    if checksum(buf) == sum {
         Ok(())
     } else {
         Err(Bad::Differs)
     }
 }
 
-fn block(cache: &Cache, place: Place, at: usize, sum: Checksum, buf: &mut [u8]) -> Result<(), Bad> {
-    let block = cache.geometry().slot_block(place.slot) + at as u64;
-    let read = cache.pool().read_uncached(place.device, block, buf);
-    read.map_err(|error| Bad::Unreadable(error.to_string()))?;
-    compare(buf, sum)
-}
-
-/// Where a block of an image lies on a device, and whether it is what it should be there.
-pub(super) struct Looked {
+/// Where a block of an image lies on a device.
+pub(super) struct Spot {
     pub place: Place,
     /// In the slot.
     pub at: usize,
-    pub found: Result<(), Bad>,
+    /// What it should be there, where that is recorded.
+    pub sum: Option<Checksum>,
 }
 
-/// Goes the way of a read for one block: nothing where the cache has it, or it is zero.
-pub(super) fn image(
+/// Goes the way of a read for one block, up to the device: nothing where the cache has it, or it is
+/// zero. What is found stays where it is for the time of `look`.
+pub(super) fn find<T>(
     cache: &Cache,
     image: &Image,
-    block_no: crate::base::Block,
-    buf: &mut [u8],
-) -> Result<Option<Looked>, CatalogError> {
+    block_no: Block,
+    look: impl FnOnce(&Spot) -> T,
+) -> Result<Option<T>, CatalogError> {
     let (segment, index) = cache.geometry().locate(block_no);
     let mut wanted = BlockMask::EMPTY;
     wanted.insert(index);
@@ -181,9 +168,8 @@ pub(super) fn image(
         match cached {
             Found::Data(_) | Found::Zero => return Ok(None),
             Found::Lent(lent, at) => {
-                let place = lent.place();
-                let found = block(cache, place, at, lent.sums()[at], buf);
-                return Ok(Some(Looked { place, at, found }));
+                let (place, sum) = (lent.place(), Some(lent.sums()[at]));
+                return Ok(Some(look(&Spot { place, at, sum })));
             }
             Found::Nothing => {}
         }
@@ -194,12 +180,12 @@ pub(super) fn image(
                 let (place, at) = (extent.place, extent.index(index));
                 let first = cache.geometry().slot_block(place.slot) + at as u64;
                 let mut sum = [Checksum(0)];
-                let found = match view.checksums(place.device, first, &mut sum) {
-                    Ok(()) => block(cache, place, at, sum[0], buf),
-                    Err(CatalogError::NoChecksum { .. }) => Err(Bad::Unknown),
+                let sum = match view.checksums(place.device, first, &mut sum) {
+                    Ok(()) => Some(sum[0]),
+                    Err(CatalogError::NoChecksum { .. }) => None,
                     Err(error) => return Err(error),
                 };
-                return Ok(Some(Looked { place, at, found }));
+                return Ok(Some(look(&Spot { place, at, sum })));
             }
             Some(Source::Zero) | None => return Ok(None),
             Some(Source::Below) => match origin(&image, block_no) {
@@ -211,7 +197,7 @@ pub(super) fn image(
 }
 
 /// What shows through an image at a block.
-fn origin(image: &Image, block: crate::base::Block) -> Option<Image> {
+fn origin(image: &Image, block: Block) -> Option<Image> {
     let origin = image.map.origin.as_ref()?;
     let below = || Image {
         map: Arc::clone(&origin.map),

@@ -36,12 +36,36 @@ pub(super) enum Ask {
 }
 
 /// How far a scrub has come for good: all before it was looked at and judged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Reached {
     /// The next stretch; none at the very start.
     pub next: Option<Stretch>,
-    /// Bytes checked up to there.
-    pub checked: u64,
+    /// Bytes checked up to there, and what was found.
+    checked: u64,
+    damaged: u64,
+    suspects: u64,
+    problems: Vec<ScrubProblem>,
+}
+
+impl Reached {
+    /// All that is known, before this stretch.
+    pub fn of(next: Option<Stretch>, status: &ScrubStatus) -> Self {
+        Self {
+            next,
+            checked: status.checked,
+            damaged: status.damaged,
+            suspects: status.suspects,
+            problems: status.problems.clone(),
+        }
+    }
+
+    /// Takes out of a status what will be looked at again.
+    pub fn put(self, status: &mut ScrubStatus) {
+        status.checked = self.checked;
+        status.damaged = self.damaged;
+        status.suspects = self.suspects;
+        status.problems = self.problems;
+    }
 }
 
 /// The state of the scrub.
@@ -55,11 +79,13 @@ pub(super) struct State {
     problems: VecDeque<ScrubProblem>,
 }
 
-/// See the module. One lock, held for moments and with no other one.
+/// See the module. The state's lock is held for moments, and takes no other one.
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     started: Instant,
+    /// Held while the state is saved, so that what is written last is what was so last.
+    pub saving: Mutex<()>,
 }
 
 impl State {
@@ -94,9 +120,6 @@ impl State {
         };
         self.alive = goes_on;
         self.status = status;
-        if goes_on {
-            self.status.checked = reached.checked;
-        }
     }
 
     /// Asks its thread for something; it runs.
@@ -124,6 +147,7 @@ impl Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
             started: Instant::now(),
+            saving: Mutex::default(),
         }
     }
 
@@ -186,17 +210,20 @@ impl Shared {
     /// So much has been looked at and judged.
     pub fn reached(&self, next: Stretch) {
         self.with(|state| {
-            let checked = state.status.checked;
-            let next = Some(next);
-            state.reached = Reached { next, checked };
+            state.reached = Reached::of(Some(next), &state.status());
         });
     }
 
+    /// Blocks differ of which nobody looks who reads them.
+    pub fn suspects(&self, blocks: u64) {
+        self.with(|state| state.status.suspects += blocks);
+    }
+
     /// Blocks are damaged.
-    pub fn damaged(&self, blocks: u64, problem: Option<ScrubProblem>) {
+    pub fn damaged(&self, problem: ScrubProblem) {
         self.with(|state| {
-            state.status.damaged += blocks;
-            state.problems.extend(problem);
+            state.status.damaged += problem.count;
+            state.problems.push_back(problem);
             while state.problems.len() > REMEMBERED {
                 state.problems.pop_front();
             }

@@ -75,16 +75,15 @@ impl Suspects {
     }
 }
 
-/// The runs of blocks of these slots, to be read again.
-pub(super) fn runs(slots: &BTreeMap<Place, BlockMask>, per_slot: u64) -> Vec<Run> {
-    let of_slot = |(place, mask): (&Place, &BlockMask)| {
+/// These blocks, each to be read again by itself: a device that does not give one may give its
+/// neighbours.
+pub(super) fn each_alone(
+    slots: &BTreeMap<Place, BlockMask>,
+    per_slot: u64,
+) -> impl Iterator<Item = Run> {
+    slots.iter().flat_map(move |(place, mask)| {
         let (device, first) = (place.device, place.slot.0 * per_slot);
-        let run = move |run: std::ops::Range<usize>| Run {
-            device,
-            first: first + run.start as u64,
-            wanted: vec![true; run.len()],
-        };
-        mask.runs().map(run).collect::<Vec<_>>()
-    };
-    slots.iter().flat_map(of_slot).collect()
+        let run = move |at| Run::new(device, first + at as u64);
+        mask.iter().map(run)
+    })
 }

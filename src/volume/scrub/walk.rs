@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::mapped::{Counts, Mapped, Run, Stretch};
-use super::read::{self, Bad};
+use super::read;
 use super::state::{Ended, Shared};
 use super::suspects::Suspects;
 use crate::base::{BLOCK, BLOCK_SIZE, Block, Epoch, MapId, SegmentNo, Seq};
@@ -63,7 +63,7 @@ impl Walk {
 
     /// The whole scrub, or what is left of it.
     pub fn run(&mut self) -> Result<(), Ended> {
-        let reached = self.shared.with(|state| state.reached);
+        let reached = self.shared.with(|state| state.reached.clone());
         let geometry = self.volumes()?.geometry;
         if reached.next.is_none() {
             self.queued()?;
@@ -125,12 +125,8 @@ impl Walk {
     /// Reads what versions have in a stretch.
     fn stretch(&mut self, mapped: &Mapped, stretch: Stretch) -> Result<(), Ended> {
         for run in mapped.runs(stretch, RUN, GAP) {
-            self.shared.admit(run.wanted.len() as u64 * BLOCK_SIZE)?;
-            let volumes = self.volumes()?;
-            let started = Instant::now();
-            self.look(&volumes, &run)?;
+            self.look(&run)?;
             self.shared.checked(run.count() * BLOCK_SIZE);
-            self.give_way(&volumes, started.elapsed());
             if self.suspects.is_full() {
                 self.judge()?;
             }
@@ -138,12 +134,28 @@ impl Walk {
         Ok(())
     }
 
-    /// Reads a run; what is wrong becomes suspect.
-    pub fn look(&mut self, volumes: &Volumes, run: &Run) -> Result<(), Ended> {
-        let (suspects, device) = (&mut self.suspects, run.device);
-        let blocks = volumes.geometry.blocks() as u64;
-        let mut bad = |block: u64, _: Bad| suspects.add(device, block, blocks);
-        read::run(&volumes.cache, run, &mut self.buf, &mut bad).map_err(failed)
+    /// Reads a run when it may; what may be bad becomes suspect.
+    pub fn look(&mut self, run: &Run) -> Result<(), Ended> {
+        self.reads(run.wanted.len() as u64 * BLOCK_SIZE, |walk, volumes| {
+            let blocks = volumes.geometry.blocks() as u64;
+            let mut suspect = |block| walk.suspects.add(run.device, block, blocks);
+            read::run(&volumes.cache, run, &mut walk.buf, &mut suspect).map_err(failed)
+        })
+    }
+
+    /// Calls what reads so many bytes as soon as that may be, and then leaves the devices to others
+    /// for a while. Nothing of the store is held while it waits.
+    pub fn reads<T>(
+        &mut self,
+        bytes: u64,
+        read: impl FnOnce(&mut Self, &Volumes) -> Result<T, Ended>,
+    ) -> Result<T, Ended> {
+        self.shared.admit(bytes)?;
+        let volumes = self.volumes()?;
+        let started = Instant::now();
+        let done = read(self, &volumes)?;
+        self.give_way(&volumes, started.elapsed());
+        Ok(done)
     }
 
     /// The slots of queued writes by reference: no version has them yet.
@@ -160,17 +172,22 @@ impl Walk {
                 after = queued.last;
                 for (map, segment, lent) in queued.slots {
                     let bytes = self.volumes()?.geometry.segment_bytes();
-                    self.shared.admit(bytes)?;
-                    let volumes = self.volumes()?;
-                    // Where it is gone, a newer write or a version has taken its place.
-                    let Some(lent) = lent.upgrade() else { continue };
-                    let first = volumes.geometry.first_block(segment).0;
-                    for (at, _) in read::lent(&volumes.cache, &lent, &mut self.buf) {
-                        let image = read::live(map.clone());
-                        self.suspects
-                            .own(image, Block(first + at as u64), lent.place(), at);
+                    let there = self.reads(bytes, |walk, volumes| {
+                        // Where it is gone, a newer write or a version has taken its place.
+                        let Some(lent) = lent.upgrade() else {
+                            return Ok(false);
+                        };
+                        let first = volumes.geometry.first_block(segment).0;
+                        for at in read::lent(&volumes.cache, &lent, &mut walk.buf) {
+                            let image = read::live(map.clone());
+                            let block = Block(first + at as u64);
+                            walk.suspects.own(image, block, lent.place(), at);
+                        }
+                        Ok(true)
+                    })?;
+                    if !there {
+                        continue;
                     }
-                    drop(lent);
                     self.shared.checked(bytes);
                 }
             }
