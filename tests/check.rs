@@ -225,3 +225,76 @@ fn a_log_that_is_missing_is_damage_and_the_words_say_what_to_do() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("disks    0, with 0 snapshots"), "{said}");
 }
+
+/// Opens the catalog of a store that is not mounted.
+fn catalog_of(store: &Path) -> Catalog {
+    use snapmark::device::{FileDevice, OpenMode};
+    let open = |name: &str| -> Arc<dyn Device> {
+        Arc::new(FileDevice::open(&store.join(name), OpenMode::READ_WRITE).unwrap())
+    };
+    let (pages, log) = (open("catalog.pages"), open("catalog.log"));
+    Catalog::open(pages, log, CatalogConfig::default()).unwrap()
+}
+
+/// A store that is not mounted, with two disks of 2 MiB.
+fn two_disks() -> TestStore {
+    let mut store = TestStore::with(&["--size", "64MiB"]);
+    for (name, seed) in [("a.img", 1), ("b.img", 2)] {
+        std::fs::write(store.disk(name), noise(seed, 2 << 20)).unwrap();
+    }
+    store.flush();
+    store.unmount();
+    store
+}
+
+#[test]
+fn nothing_is_repaired_where_a_slot_has_two_users() {
+    if !able(&[]) {
+        return;
+    }
+    let store = two_disks();
+    let catalog = catalog_of(&store.store());
+    let view = catalog.view();
+    let ((_, theirs), (key, ours)) = (live(&view, "b.img", 0), live(&view, "a.img", 1));
+    let mut disk = view.disks().unwrap().remove(0);
+    disk.allocated += 5;
+    drop(view);
+    let shared = snapmark::ondisk::Descriptor {
+        place: theirs.place,
+        ..ours
+    };
+    let changes = [Change::PutVersion(key, shared), Change::PutDisk(disk)];
+    catalog.commit(&changes).unwrap();
+    drop(catalog);
+    let log = std::fs::read(store.store().join("catalog.log")).unwrap();
+    let (code, said) = run_check(&store.store(), &["--repair"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("more than one user"), "{said}");
+    assert!(said.contains("nothing was repaired"), "{said}");
+    let after = std::fs::read(store.store().join("catalog.log")).unwrap();
+    assert!(log == after, "the log was written: {said}");
+}
+
+#[test]
+fn no_mount_is_advised_where_it_would_punch_what_is_in_use() {
+    if !able(&[]) {
+        return;
+    }
+    let store = two_disks();
+    let catalog = catalog_of(&store.store());
+    let place = live(&catalog.view(), "b.img", 3).1.place.unwrap();
+    catalog.commit(&[Change::Retire(place)]).unwrap();
+    catalog.checkpoint().unwrap();
+    drop(catalog);
+    // As if a crash had come before the log began anew: nothing can be added to it.
+    let log = std::fs::OpenOptions::new()
+        .write(true)
+        .open(store.store().join("catalog.log"))
+        .unwrap();
+    log.write_all_at(&[0; 4096], 0).unwrap();
+    let (code, said) = run_check(&store.store(), &["--repair"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("nothing was repaired"), "{said}");
+    assert!(said.contains("do not mount"), "{said}");
+    assert!(!said.contains("mount and unmount"), "{said}");
+}

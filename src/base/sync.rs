@@ -14,6 +14,21 @@ pub use checked::{Condvar, Mutex, MutexGuard, RwLock};
 #[cfg(feature = "shuttle")]
 pub use shuttle::{sync::atomic, thread};
 
+/// Starts a thread of a scope. Unlike [`thread::Scope::spawn`] it does not panic where the host has
+/// none to give.
+///
+/// # Errors
+/// In that case.
+pub fn spawn_scoped<'scope, T: Send + 'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> std::io::Result<thread::ScopedJoinHandle<'scope, T>> {
+    #[cfg(not(feature = "shuttle"))]
+    return thread::Builder::new().spawn_scoped(scope, work);
+    #[cfg(feature = "shuttle")]
+    return Ok(scope.spawn(work));
+}
+
 /// Lets another thread run here where schedules are tried out: beside what the checker does not
 /// see, such as a look at a value that is swapped in whole. Else it is nothing.
 #[inline(always)]

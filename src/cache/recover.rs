@@ -14,7 +14,7 @@ use super::scan::{Applied, Missing, Replayed, Scan, write_header};
 use super::state::Cache;
 use super::{CacheError, Content, Lent, Lines, MapState, Part};
 use crate::base::{BLOCK, Checksum, DiskId, Epoch, Place, Seq, checksum};
-use crate::device::Step;
+use crate::device::{AlignedBuf, Step};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{Body, Op, RecordHeader, Reference};
 use crate::store::PoolError;
@@ -141,10 +141,12 @@ impl Applied for Cache {
     }
 
     fn missing(&self, reference: &Reference) -> Result<Option<Missing>, CacheError> {
-        let mut data = vec![0; reference.segment as usize * BLOCK];
+        let mut data = AlignedBuf::new(reference.segment as usize * BLOCK);
         for (place, sums) in lent_sums(reference) {
             let missing = |error| Missing { place, error };
-            match self.pool.read(place, 0, &mut data) {
+            // From the disk: the host's memory may have what the disk has lost.
+            let first = self.geometry.slot_block(place.slot);
+            match self.pool.read_uncached(place.device, first, &mut data) {
                 Ok(()) => {}
                 Err(error @ PoolError::Device(_)) => return Ok(Some(missing(Some(error)))),
                 Err(error) => return Err(error.into()),

@@ -3,7 +3,9 @@
 //! the runs in turn, so that the devices never wait for a comparison.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
+use std::thread::Builder;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -52,29 +54,33 @@ pub(super) struct Feed {
 
 /// Lets `feed` hand out blocks and reads them side by side. `progress` hears of bytes that were
 /// read, `bad` of blocks that are not what they should be.
+///
+/// # Errors
+/// Where the host has no threads to give.
 pub(super) fn read(
     devices: &BTreeMap<DeviceNo, Arc<dyn Device>>,
     feed: impl FnOnce(Feed) + Send,
     progress: &mut dyn FnMut(u64),
     bad: &mut dyn FnMut(BadBlock),
-) {
+) -> io::Result<()> {
     let (to, from) = bounded(WAITING);
     let (say, said) = unbounded();
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             let (from, say) = (from.clone(), say.clone());
-            scope.spawn(move || worker(devices, &from, &say));
+            Builder::new().spawn_scoped(scope, move || worker(devices, &from, &say))?;
         }
         // They end when the feed does, and what they say with them.
         drop((from, say));
-        scope.spawn(move || feed(Feed { run: None, to }));
+        Builder::new().spawn_scoped(scope, move || feed(Feed { run: None, to }))?;
         for word in said {
             match word {
                 Said::Read(bytes) => progress(bytes),
                 Said::Bad(block) => bad(block),
             }
         }
-    });
+        Ok(())
+    })
 }
 
 impl Feed {

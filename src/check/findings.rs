@@ -33,6 +33,12 @@ impl Findings {
         counted.map(|(_, count)| count).sum()
     }
 
+    /// Whether it is in doubt what the catalog says.
+    pub fn in_doubt(&self) -> bool {
+        let mut found = self.counts.keys();
+        found.any(|(kind, severity)| *severity == Severity::Damage && kind.is_of_catalog())
+    }
+
     /// The problems, gravest first, and how many more there are.
     pub fn finish(self) -> (Vec<Problem>, u64) {
         let Self {

@@ -198,7 +198,11 @@ impl<'a> Reader<'a> {
         if past.was_durable(next.seq) {
             journal.end = Some(End::Gap);
             journal.lost = behind.records;
-            findings.add(self.lost(&next, &past, &behind));
+            let mut problem = self.lost(&next, &past, &behind);
+            if !findings.in_doubt() {
+                problem.message += "; --repair --drop-journal-tail gives them up";
+            }
+            findings.add(problem);
             let cut = Cut::at(&self.last, &past, next.at, next.seq, behind.last);
             return (journal, Some(cut));
         }
@@ -356,7 +360,7 @@ impl<'a> Reader<'a> {
     fn lost(&self, next: &Next, past: &Past, behind: &Behind) -> Problem {
         let message = format!(
             "record {} is missing or not whole, and all up to record {} were durable: it is lost \
-             with {} whole records after it; --repair --drop-journal-tail gives them up",
+             with {} whole records after it",
             next.seq,
             past.durable(),
             behind.records

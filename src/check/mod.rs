@@ -39,6 +39,7 @@ mod tree;
 mod versions;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 pub use devices::OpenDevice;
@@ -127,14 +128,16 @@ pub fn check(
         let bad = look_at_blocks(&catalog, devices, &mut |bytes| {
             read += bytes;
             progress(read, total.max(read));
-        });
+        })
+        .map_err(CheckError::Threads)?;
         if !bad.is_empty() {
             blame::report(&catalog, &bad, reader.as_ref(), &mut findings);
         }
     }
     progress(read, read);
     let mut report = Report::new(&catalog, &readable, &found, journal, read, findings);
-    report.cut = cut;
+    // It goes by what the catalog says of the journal.
+    report.cut = cut.filter(|_| !report.in_doubt);
     Ok(report)
 }
 
@@ -143,7 +146,7 @@ fn look_at_blocks(
     catalog: &Catalog<'_>,
     devices: Option<&BTreeMap<DeviceNo, Arc<dyn Device>>>,
     progress: &mut dyn FnMut(u64),
-) -> Bad {
+) -> io::Result<Bad> {
     let mut unknown: Vec<(Place, BlockMask)> = Vec::new();
     let mut missing = |place, mask| {
         if unknown.len() < blame::MAX_SLOTS {
@@ -176,7 +179,7 @@ fn look_at_blocks(
                         of.error = format!("can't be read: {error}");
                     }
                 }
-            });
+            })?;
         }
     }
     for (place, mask) in unknown {
@@ -184,5 +187,5 @@ fn look_at_blocks(
             of.unknown = of.unknown.or(&mask);
         }
     }
-    bad
+    Ok(bad)
 }

@@ -55,6 +55,32 @@ pub enum Kind {
     Journal,
 }
 
+impl Kind {
+    /// Whether damage of this kind leaves in doubt what the catalog says. Nothing may be built on
+    /// that then: a change that is right by itself may lead the next mount to punch a slot that
+    /// someone else has, too.
+    pub(super) fn is_of_catalog(self) -> bool {
+        match self {
+            Self::Root
+            | Self::Page
+            | Self::PageMap
+            | Self::Log
+            | Self::Record
+            | Self::Space
+            | Self::Slot
+            | Self::Version => true,
+            Self::File
+            | Self::Name
+            | Self::Device
+            | Self::Stale
+            | Self::Allocated
+            | Self::Checksum
+            | Self::Block
+            | Self::Journal => false,
+        }
+    }
+}
+
 /// Where a problem is, as far as it has a place.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct At {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use super::catalog::Catalog;
 use super::findings::Findings;
 use super::pages::Readable;
-use super::problem::{Kind, Problem, Severity};
+use super::problem::{Kind, Problem};
 use super::{CheckError, Report, Verdict};
 use crate::base::Timestamp;
 use crate::device::{Device, DeviceError, FileDevice, Fill, OpenMode};
@@ -68,24 +68,23 @@ pub(super) fn repair(
         return Ok(Repaired::Nothing(None));
     };
     let nothing = |why: &str| Ok(Repaired::Nothing(Some(why.to_owned())));
-    let in_doubt = |problem: &Problem| {
-        problem.severity == Severity::Damage
-            && matches!(
-                problem.kind,
-                Kind::Root | Kind::Page | Kind::PageMap | Kind::Log | Kind::Record | Kind::Space
-            )
+    let once = match changes.iter().any(saves_a_slot) {
+        false => "mount and unmount the store once, then try again",
+        true => "do not mount the store: segments that are in use could be lost",
     };
-    if report.problems.iter().any(in_doubt) {
+    if report.in_doubt {
         return nothing("nothing was repaired: the catalog itself is damaged");
     }
     if !tail.open {
-        return nothing("nothing was repaired: mount and unmount the store once, then try again");
+        return nothing(&format!(
+            "nothing was repaired: the log has not begun; {once}"
+        ));
     }
     let (pages, log) = (open(pages)?, open(log)?);
     let frame =
         frame(tail, &changes).map_err(|error| CheckError::NotACatalog(error.to_string()))?;
     if frame.len() as u64 > log.len().saturating_sub(tail.offset) {
-        return nothing("nothing was repaired: the log is full; mount and unmount the store once");
+        return nothing(&format!("nothing was repaired: the log is full; {once}"));
     }
     // A commit that the daemon would refuse must not come into the log: it could not open it.
     let mut catalog = Catalog::read(
@@ -108,6 +107,12 @@ pub(super) fn repair(
     log.write_at(&[IoSlice::new(&frame)], tail.offset)?;
     log.sync()?;
     Ok(Repaired::Done(copies))
+}
+
+/// Whether it takes a slot that is in use off a list from which a mount punches slots, or hands
+/// them out.
+fn saves_a_slot(change: &Change) -> bool {
+    matches!(change, Change::Free(_) | Change::Take { .. })
 }
 
 fn is_count(change: &Change) -> bool {

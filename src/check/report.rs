@@ -69,6 +69,9 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// How many more problems there are.
     pub left_out: u64,
+    /// Whether it is in doubt what the catalog says: then nothing is mended.
+    #[serde(skip)]
+    pub(super) in_doubt: bool,
     /// Where a repair would go.
     #[serde(skip)]
     pub(super) tail: Option<Tail>,
@@ -94,6 +97,7 @@ impl Report {
             data_read: 0,
             problems: Vec::new(),
             left_out: 0,
+            in_doubt: false,
             tail: None,
             cut: None,
         };
@@ -144,6 +148,7 @@ impl Report {
             (false, true) => Verdict::Repairable,
             (false, false) => Verdict::Clean,
         };
+        self.in_doubt = findings.in_doubt();
         (self.problems, self.left_out) = findings.finish();
     }
 }

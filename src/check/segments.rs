@@ -54,18 +54,6 @@ pub(super) fn each_segment(
     }));
 }
 
-/// Blocks of a segment with data, as whoever looks at `versions[at]` finds it: what it says, and
-/// through its gaps what those below it say.
-pub(super) fn shown(versions: &[Version], at: usize) -> BlockMask {
-    let mut data = BlockMask::EMPTY;
-    let mut covered = BlockMask::EMPTY;
-    for (_, version) in versions[..=at].iter().rev() {
-        data = data.or(&version.data.minus(&covered));
-        covered = covered.or(&version.covered());
-    }
-    data
-}
-
 /// Adds those who find these blocks of a version to those whom a problem touches: who looks at
 /// the version itself, or at a later one through whose gaps they show.
 pub(super) fn name(

@@ -10,7 +10,7 @@ use super::names;
 use super::packs;
 use super::pages::Readable;
 use super::problem::{Kind, Problem};
-use super::segments::{Version, each_segment, name, shown};
+use super::segments::{Version, each_segment, name};
 use super::slots::{Slots, Use};
 use super::totals::{self, OfMap};
 use crate::base::{BLOCK_SIZE, BlockMask, Epoch, MapId, Place};
@@ -119,13 +119,16 @@ impl Pass<'_, '_, '_> {
         };
         map.count_unseen(versions);
         let mut beyond = None;
-        for (at, version) in versions.iter().enumerate() {
+        // Blocks with data, as whoever looks at a version finds it: what it says, and through its
+        // gaps what those below it say.
+        let mut data = BlockMask::EMPTY;
+        for version in versions {
+            data = version.1.data.or(&data.minus(&version.1.covered()));
             let live = version.0.death == Epoch::LIVE && map.record.live;
             let seers = map.seers(version);
             if !live && seers.is_empty() {
                 continue;
             }
-            let data = shown(versions, at);
             let count = data.count() as i64;
             map.steps[seers.start] += count;
             map.steps[seers.end] -= count;

@@ -1,6 +1,7 @@
 //! Progress of what takes longer than a moment, on a terminal only.
 
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,7 +31,7 @@ pub fn bytes(what: &'static str) -> impl FnMut(u64, u64) {
 /// Shows a spinner while `work` takes longer than a moment.
 pub fn spinner<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
     let (done, waiting) = mpsc::channel::<()>();
-    let watch = std::thread::spawn(move || {
+    let watch = std::thread::Builder::new().spawn(move || {
         if waiting.recv_timeout(PATIENCE) != Err(mpsc::RecvTimeoutError::Timeout) {
             return;
         }
@@ -42,6 +43,7 @@ pub fn spinner<T>(what: &'static str, work: impl FnOnce() -> T) -> T {
     });
     let result = work();
     drop(done);
-    let _ = watch.join();
+    // Where the host has no thread to give, nothing turns.
+    let _ = watch.map(JoinHandle::join);
     result
 }

@@ -187,6 +187,7 @@ fn make_devices(
     };
     let mut found: Vec<NewDevice> = Vec::new();
     for ((path, size), number) in devices.iter().zip(0u16..) {
+        DeviceRecord::check_path(path).map_err(|error| StoreError::Invalid(error.to_string()))?;
         let full = layout.device(path);
         if found
             .iter()
@@ -197,7 +198,7 @@ fn make_devices(
         let size = size.or(new.size);
         let mut force = Force::No;
         let device: Arc<dyn Device> = if fs::symlink_metadata(&full).is_ok() {
-            let device = FileDevice::open(&full, OpenMode::of_named(Path::new(path)))?;
+            let device = FileDevice::open(&full, OpenMode::READ_WRITE.named_by(Path::new(path)))?;
             if !device.is_block_device() {
                 force = Force::IfEmpty;
             }

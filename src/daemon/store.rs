@@ -10,7 +10,7 @@ use crate::config::{
     check_directory,
 };
 use crate::device::{Device, DeviceError, FileDevice, OpenMode};
-use crate::ondisk::Uuid;
+use crate::ondisk::{ROOTS_END, Uuid};
 use crate::store::{Catalog, CatalogConfig, CatalogError, Pool, PoolError};
 use crate::volume::{ScrubConfig, VolumeConfig, VolumeError, Volumes};
 
@@ -120,12 +120,20 @@ fn open_volumes(
     volatile: bool,
 ) -> Result<Arc<Volumes>, StoreError> {
     let open = |path: &Path| FileDevice::open(path, OpenMode::READ_WRITE);
-    let pages: Arc<dyn Device> = Arc::new(open(&layout.catalog_pages())?);
-    let log: Arc<dyn Device> = Arc::new(open(&layout.catalog_log())?);
+    let (pages, log) = (open(&layout.catalog_pages())?, open(&layout.catalog_log())?);
+    // What says what counts is read from the disk. A root does only once the pages that it leads
+    // to are synced, so these may stay in the host's memory.
+    pages.sync_and_forget(ROOTS_END)?;
+    log.sync_and_forget(log.len())?;
+    let (pages, log): (Arc<dyn Device>, Arc<dyn Device>) = (Arc::new(pages), Arc::new(log));
     let catalog = Arc::new(Catalog::open(pages, log, CatalogConfig::default())?);
     let pool = open_pool(layout, &catalog)?;
     let journal_path = settings.journal_path(layout.dir());
-    let journal = FileDevice::open(&journal_path, OpenMode::of_named(&settings.journal.path))?;
+    let journal = FileDevice::open(
+        &journal_path,
+        OpenMode::READ_WRITE.named_by(&settings.journal.path),
+    )?;
+    journal.sync_and_forget(journal.len())?;
     let cache = CacheConfig {
         size: settings.cache.size.0,
         volatile,
@@ -158,7 +166,10 @@ fn open_pool(layout: &Layout, catalog: &Catalog) -> Result<Arc<Pool>, StoreError
     let pool = Pool::new(catalog.geometry(), Uuid(catalog.uuid()));
     for record in catalog.view().devices()? {
         let path = layout.device(&record.path);
-        let device = FileDevice::open(&path, OpenMode::of_named(Path::new(&record.path)));
+        let device = FileDevice::open(
+            &path,
+            OpenMode::READ_WRITE.named_by(Path::new(&record.path)),
+        );
         let device = device.map_err(|source| StoreError::PoolDevice {
             number: record.device.0,
             source,

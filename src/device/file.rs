@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::io::IoSlice;
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -17,6 +19,9 @@ use super::transfer::{read_full, write_all};
 use super::{Device, DeviceError, HostSpace, Operation};
 use crate::base::BLOCK;
 use crate::config::Layout;
+
+/// The most that the host keeps in one piece. It drops none of which a part is to stay.
+const KEPT: u64 = 2 << 20;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +45,6 @@ impl OpenMode {
         in_order: false,
     };
 
-    /// To read and write what the settings or the device table name by this path: in the store it is
-    /// a file of its own, elsewhere it may be a link.
-    #[must_use]
-    pub fn of_named(path: &Path) -> Self {
-        if Layout::is_inside(path) {
-            Self::READ_WRITE
-        } else {
-            Self::READ_WRITE.following_links()
-        }
-    }
-
     /// Lets the path be a symbolic link, as those in `/dev/disk/by-id` are. Only for paths that
     /// the administrator gave: inside a store a link is a trick, and refused.
     #[must_use]
@@ -58,6 +52,17 @@ impl OpenMode {
         Self {
             follow: true,
             ..self
+        }
+    }
+
+    /// For a file that settings or device table name by this path: a link is followed, unless the
+    /// path leads into the store.
+    #[must_use]
+    pub fn named_by(self, path: &Path) -> Self {
+        if Layout::is_inside(path) {
+            self
+        } else {
+            self.following_links()
         }
     }
 
@@ -96,9 +101,25 @@ pub struct FileDevice {
     direct: OnceLock<Option<File>>,
     /// Whether holes can be punched; set to false by the first refusal and never back.
     can_punch: AtomicBool,
-    /// Whether a sync failed; never back to false. The host reports lost writes once and then
-    /// calls the file clean, so a later answer of its would prove nothing.
-    sync_failed: AtomicBool,
+    syncs: Syncs,
+}
+
+/// The syncs of a file, one at a time: whether one failed, which is never back to false.
+///
+/// The host reports lost writes to a single call and then calls the file clean, so what it answers
+/// later proves nothing, nor what it answers another thread at the same time. So this lock is held
+/// across I/O, on purpose: whoever waits for it learns how the sync before its own ended.
+#[derive(Debug, Default)]
+struct Syncs(Mutex<bool>);
+
+impl Syncs {
+    fn run(&self, sync: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        let mut failed = self.0.lock();
+        if *failed {
+            return Err(Errno::IO);
+        }
+        sync().inspect_err(|_| *failed = true)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +142,8 @@ impl FileDevice {
     }
 
     /// Makes a file of `len` bytes, readable and writable by its owner alone; durable, with its
-    /// directory entry, on return. What fails half-way is removed again.
+    /// directory entry, on return, and nobody else's to write while this is open. What fails
+    /// half-way is removed again.
     ///
     /// # Errors
     /// Where something of that name is there already, or the host refuses.
@@ -141,6 +163,25 @@ impl FileDevice {
         create().map_err(|source| open_error(path, source))
     }
 
+    /// Makes durable what was written by others before this was opened, and has the host drop what
+    /// it keeps of the first `len` bytes in memory: so they are read from the medium. To be called
+    /// before the first read of anything that is to be built on.
+    ///
+    /// Where the host loses a write it says so once, and keeps what was written, as if it were on
+    /// the medium (Rebello et al., "Can Applications Recover from fsync Failures?", ATC 2020). Who
+    /// opens the file after that hears nothing of it and reads what the next power loss takes.
+    ///
+    /// # Errors
+    /// Where the sync fails. That the host drops all of it is not certain: it may keep what others
+    /// are using.
+    pub fn sync_and_forget(&self, len: u64) -> Result<(), DeviceError> {
+        self.sync()?;
+        let len = NonZeroU64::new(len.next_multiple_of(KEPT));
+        // A host that has no such advice keeps it, and nothing better can be done.
+        let _ = rustix::fs::fadvise(&self.file, 0, len, Advice::DontNeed);
+        Ok(())
+    }
+
     fn from_file(file: File, path: &Path, kind: Kind) -> io::Result<Self> {
         // A block device has no st_size; where its end is tells its length.
         let len = rustix::fs::seek(&file, SeekFrom::End(0))?;
@@ -151,7 +192,7 @@ impl FileDevice {
             kind,
             direct: OnceLock::new(),
             can_punch: AtomicBool::new(true),
-            sync_failed: AtomicBool::new(false),
+            syncs: Syncs::default(),
         })
     }
 
@@ -235,14 +276,9 @@ impl Device for FileDevice {
     }
 
     fn sync(&self) -> Result<(), DeviceError> {
-        let failed = |errno| self.host_error(Operation::Sync, 0, self.len, errno);
-        if self.sync_failed.load(Ordering::Acquire) {
-            return Err(failed(Errno::IO));
-        }
-        rustix::fs::fdatasync(&self.file).map_err(|errno| {
-            self.sync_failed.store(true, Ordering::Release);
-            failed(errno)
-        })
+        self.syncs
+            .run(|| rustix::fs::fdatasync(&self.file))
+            .map_err(|errno| self.host_error(Operation::Sync, 0, self.len, errno))
     }
 
     /// A file gets a hole. A block device is asked to unmap and zero the range; where it can only
@@ -396,8 +432,10 @@ fn kind_of(stat: rustix::fs::Stat) -> Option<Kind> {
     }
 }
 
-/// Gives a new file its length and content, and makes it and its name durable.
+/// Takes a new file for its maker, gives it its length and content, and makes it and its name
+/// durable.
 fn prepare(file: &File, path: &Path, len: u64, fill: Fill) -> io::Result<()> {
+    claim(file)?;
     rustix::fs::ftruncate(file, len)?;
     if fill == Fill::Zeros {
         write_zeros(file, len)?;

@@ -41,7 +41,7 @@ pub use page::{
     PAGE, Page, PageBody, PageHeader, PageRef, encode_branch, encode_leaf, page_capacity,
 };
 pub use pool::DeviceEntry;
-pub use root::{FORMAT_VERSION, Root, TreeRoot};
+pub use root::{FORMAT_VERSION, ROOTS_END, Root, TreeRoot};
 pub use sums::SumGroup;
 pub use superblock::{
     DATA_START, RawSuper, SUPERBLOCK_VERSION, SuperError, Superblock, Uuid, slot_start, slots_for,

@@ -16,7 +16,7 @@ impl Record for DeviceRecord {
     const MAX: usize = PATH + PATH_MAX;
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), FormatError> {
-        let len = text_len(Self::WHAT, "path", self.path.len(), PATH_MAX)?;
+        let len = Self::check_path(&self.path)?;
         bounded(Self::WHAT, "slots", self.slots, MAX_48)?;
         let record = grow(out, PATH + len);
         DEVICE.put(record, self.device.0);
@@ -39,6 +39,17 @@ impl Record for DeviceRecord {
             slots: bounded(Self::WHAT, "slots", SLOTS.get(fixed), MAX_48)?,
         };
         Ok((record, rest))
+    }
+}
+
+impl DeviceRecord {
+    /// Checks that a device of this path can have a record, before anything is made of it. Returns
+    /// its length.
+    ///
+    /// # Errors
+    /// Where it is too long.
+    pub fn check_path(path: &str) -> Result<usize, FormatError> {
+        text_len(Self::WHAT, "path", path.len(), PATH_MAX)
     }
 }
 

@@ -7,6 +7,8 @@ use crate::base::{Checksum, Geometry, checksum};
 
 /// The store format that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
+/// The byte of the catalog's pages at which the pages of the roots end.
+pub const ROOTS_END: u64 = 2 * PAGE as u64;
 
 /// Mark, checksum and version stay where they are in every later format, so that each program can
 /// say that a store is too new for it.

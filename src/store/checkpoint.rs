@@ -24,8 +24,9 @@ type Trees = [TreeRoot; TreeKind::ALL.len()];
 ///
 /// # The order of a checkpoint, and what each step is safe from
 ///
-/// 1. Changed nodes are written to pages that neither of the two roots uses and no view can read.
-///    A crash leaves a root that knows nothing of them, and the log that goes with it.
+/// 1. Changed nodes are written to pages that the newer of the two roots does not use and no view can
+///    read. A crash leaves that root, which knows nothing of them, and the log that goes with it.
+///    The older one may have used them: it is of no use any more, since its log has been written over.
 /// 2. The pages are synced, so that a root never leads to a page that is not there.
 /// 3. The root is written over the older one. A crash may tear it; its checksum then fails, and
 ///    the root before it counts, whose pages and log are untouched.

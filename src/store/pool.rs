@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use super::complaints::Complaints;
-use crate::base::sync::thread;
+use crate::base::sync::{spawn_scoped, thread};
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
 use crate::device::{Device, DeviceError, HostSpace};
 use crate::ondisk::{
@@ -436,11 +436,16 @@ impl Pool {
         };
         // One device is the rule, and then no thread is started.
         thread::scope(|scope| {
-            let started: Vec<_> = others
-                .iter()
-                .map(|member| scope.spawn(|| member.sync()))
-                .collect();
-            let mut result = last.sync();
+            let mut result = Ok(());
+            let mut started = Vec::new();
+            for member in others {
+                match spawn_scoped(scope, || member.sync()) {
+                    Ok(thread) => started.push(thread),
+                    // Where the host has no thread to give, they wait for each other.
+                    Err(_) => result = result.and(member.sync()),
+                }
+            }
+            result = result.and(last.sync());
             for thread in started {
                 let done = thread
                     .join()

@@ -35,6 +35,7 @@ impl Volumes {
                  elsewhere give its absolute path"
             )));
         }
+        DeviceRecord::check_path(path).map_err(|error| VolumeError::Invalid(error.to_string()))?;
         let full = self.config.store_dir.join(path);
         if let Some(own) = self.own_mount.get()
             && lies_on(&full, *own)
@@ -43,7 +44,7 @@ impl Volumes {
                 "{path:?} is a disk of this store, or lies on one: the store would wait for itself"
             )));
         }
-        let mode = OpenMode::of_named(Path::new(path));
+        let mode = OpenMode::READ_WRITE.named_by(Path::new(path));
         self.add(path, size, || open_or_create(&full, mode, size))
     }
 

@@ -152,3 +152,45 @@ fn a_journal_without_headers_can_be_given_up() {
     let (code, said) = run_check(&store.store(), &["--data"]);
     assert_eq!(code, 0, "{said}");
 }
+
+#[test]
+fn nothing_is_given_up_where_the_catalog_is_damaged_too() {
+    let store = real_store();
+    let opened = OpenStore::open(&store.store()).unwrap();
+    let disk = opened.volumes.create(new_disk("d", SEGMENT)).unwrap();
+    opened.volumes.flush().unwrap();
+    for block in 0..8 {
+        let data = content(block);
+        opened.volumes.write(disk, block * 4096, &data).unwrap();
+        opened.volumes.sync().unwrap();
+    }
+    opened.volumes.abandon();
+    drop(opened);
+    let path = store.store().join("journal");
+    let whole = std::fs::read(&path).unwrap();
+    let data = content(4);
+    let at = whole.windows(4096).position(|window| window == data);
+    let at = at.unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[whole[at] ^ 1], at as u64).unwrap();
+    let (code, said) = run_check(&store.store(), &[]);
+    assert!(code == 2 && said.contains("--drop-journal-tail"), "{said}");
+
+    let file = |name: &str| -> Arc<dyn Device> {
+        Arc::new(FileDevice::open(&store.store().join(name), OpenMode::READ_WRITE).unwrap())
+    };
+    let (pages, log) = (file("catalog.pages"), file("catalog.log"));
+    let catalog = Catalog::open(pages, log, CatalogConfig::default()).unwrap();
+    let mut marks = catalog.view().marks();
+    marks.next_map = snapmark::base::MapId(0);
+    catalog.commit(&[Change::SetMarks(marks)]).unwrap();
+    drop(catalog);
+    let damaged = std::fs::read(&path).unwrap();
+    let (code, said) = run_check(&store.store(), &[]);
+    assert_eq!(code, 2, "{said}");
+    assert!(!said.contains("--drop-journal-tail"), "{said}");
+    let (code, said) = run_check(&store.store(), &["--repair", "--drop-journal-tail"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("nothing was given up"), "{said}");
+    assert!(std::fs::read(&path).unwrap() == damaged, "{said}");
+}

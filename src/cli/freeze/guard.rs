@@ -133,9 +133,17 @@ impl FreezeGuard {
 /// Freezes, waits for the reason to thaw, thaws; returns the last word.
 fn hold(systems: &Systems) -> Word {
     let (events, inbox) = channel();
-    listen(events.clone());
+    let no_thread = |error: std::io::Error| Word::Failed(format!("can't start a thread: {error}"));
+    if let Err(error) = listen(events.clone()) {
+        return no_thread(error);
+    }
     std::thread::scope(|scope| {
-        let freezer = scope.spawn(|| freeze_all(systems, &events));
+        let freezer = match std::thread::Builder::new()
+            .spawn_scoped(scope, || freeze_all(systems, &events))
+        {
+            Ok(freezer) => freezer,
+            Err(error) => return no_thread(error),
+        };
         let word = wait(&inbox);
         systems.stop.store(true, SeqCst);
         // In two steps: now, so that nobody waits for a freeze that takes long, and then what
@@ -178,11 +186,12 @@ fn open(argument: OsString) -> Result<Opened, String> {
     })
 }
 
-fn listen(events: Sender<Event>) {
-    std::thread::spawn(move || {
+fn listen(events: Sender<Event>) -> std::io::Result<()> {
+    let listener = std::thread::Builder::new().spawn(move || {
         let told = matches!(std::io::stdin().lock().read(&mut [0]), Ok(1));
         let _ = events.send(if told { Event::Done } else { Event::Orphaned });
     });
+    listener.map(drop)
 }
 
 fn freeze_all(systems: &Systems, events: &Sender<Event>) {

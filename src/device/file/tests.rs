@@ -120,7 +120,10 @@ fn links_are_followed_only_where_asked_and_odd_files_never() {
 fn a_file_is_written_by_one_at_a_time() {
     let dir = temp();
     let path = dir.path().join("d");
-    drop(FileDevice::create(&path, 4096, Fill::Sparse).unwrap());
+    let made = FileDevice::create(&path, 4096, Fill::Sparse).unwrap();
+    let second = FileDevice::open(&path, OpenMode::READ_WRITE).unwrap_err();
+    assert!(second.to_string().contains("in use"), "{second}");
+    drop(made);
     let first = FileDevice::open(&path, OpenMode::READ_WRITE).unwrap();
     let second = FileDevice::open(&path, OpenMode::READ_WRITE.following_links()).unwrap_err();
     assert!(second.to_string().contains("in use"), "{second}");
@@ -149,8 +152,27 @@ fn a_failed_sync_is_remembered() {
     let dir = temp();
     let device = FileDevice::create(&dir.path().join("d"), 4096, Fill::Sparse).unwrap();
     device.sync().unwrap();
-    device.sync_failed.store(true, Ordering::Release);
+    device.syncs.run(|| Err(Errno::NOSPC)).unwrap_err();
     assert_eq!(device.sync().unwrap_err().errno(), Some(libc::EIO));
+}
+
+/// The host tells one of them alone.
+#[test]
+fn a_sync_that_fails_fails_for_those_who_sync_meanwhile() {
+    let syncs = Syncs::default();
+    let (begun, wait) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            syncs.run(|| {
+                begun.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(200));
+                Err(Errno::IO)
+            })
+        });
+        wait.recv().unwrap();
+        assert_eq!(syncs.run(|| Ok(())), Err(Errno::IO));
+        assert_eq!(first.join().unwrap(), Err(Errno::IO));
+    });
 }
 
 /// A loop device over a file, detached when dropped.
@@ -216,6 +238,42 @@ fn a_block_device_is_opened_exclusively_and_punched() {
     device.can_punch.store(false, Ordering::Relaxed);
     assert!(!device.punch(2 << 20, 512 << 10).unwrap());
     drop(device);
+}
+
+/// Another content in the host's cache than on the disk, as after a write that the host lost: here
+/// the disk is a file that changes beneath a loop device.
+#[test]
+fn what_the_host_keeps_and_the_disk_has_not_is_forgotten() {
+    let dir = temp();
+    let backing = dir.path().join("backing");
+    drop(FileDevice::create(&backing, 8 << 20, Fill::Zeros).unwrap());
+    let Some(looped) = Loop::over(&backing) else {
+        return;
+    };
+    // The host's cache of a block device goes with the last who has it open.
+    let _other = File::open(&looped.0).unwrap();
+    let device = FileDevice::open(&looped.0, OpenMode::READ_WRITE).unwrap();
+    let (start, far) = (0, 4 << 20);
+    let read = |at| {
+        let mut byte = [9];
+        device.read_at(&mut byte, at).unwrap();
+        byte[0]
+    };
+    assert_eq!((read(start), read(far)), (0, 0));
+    std::fs::write(&backing, vec![1; 8 << 20]).unwrap();
+    assert_eq!(
+        (read(start), read(far)),
+        (0, 0),
+        "it is in the host's cache"
+    );
+    device.sync_and_forget(4096).unwrap();
+    assert_eq!(
+        (read(start), read(far)),
+        (1, 0),
+        "no more than was asked for"
+    );
+    device.sync_and_forget(device.len()).unwrap();
+    assert_eq!((read(start), read(far)), (1, 1));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Session {
         if let Some(number) = unmounter.mounted().and_then(Mounted::number) {
             mount.volumes.is_mounted_as(number);
         }
-        let requests = take_requests(session.spawn().map_err(failed)?);
+        let requests = session.spawn().and_then(take_requests).map_err(failed)?;
         Ok(Self {
             mount,
             workers,
@@ -144,11 +144,12 @@ impl Session {
 }
 
 /// The thread that serves, without the guard that would unmount.
-fn take_requests(mut session: BackgroundSession) -> JoinHandle<io::Result<()>> {
-    let requests = std::mem::replace(&mut session.guard, std::thread::spawn(|| Ok(())));
+fn take_requests(mut session: BackgroundSession) -> io::Result<JoinHandle<io::Result<()>>> {
+    let in_its_place = std::thread::Builder::new().spawn(|| Ok(()))?;
+    let requests = std::mem::replace(&mut session.guard, in_its_place);
     // It holds one descriptor, which the end of the process closes.
     std::mem::forget(session);
-    requests
+    Ok(requests)
 }
 
 fn config(options: &FuseOptions) -> Config {
