@@ -1,6 +1,6 @@
 //! Going through entries in order.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::lookup::below;
 use super::{Body, Child, Tree};
@@ -10,6 +10,23 @@ use crate::store::pages::Pages;
 /// What is done with each entry; says whether to go on.
 pub(crate) type Visit<'a> = dyn FnMut(u128, &[u8]) -> Result<ControlFlow<()>, CatalogError> + 'a;
 
+/// Which way entries are gone through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Up,
+    Down,
+}
+
+impl Order {
+    /// The places of a node that are to be visited, given the first beyond them on either side.
+    fn of(self, places: Range<usize>) -> impl Iterator<Item = usize> {
+        (0..places.len()).map(move |nth| match self {
+            Self::Up => places.start + nth,
+            Self::Down => places.end - 1 - nth,
+        })
+    }
+}
+
 impl Tree {
     /// Visits the entries from a key on, in order, until told to stop.
     pub(crate) fn scan(
@@ -18,43 +35,7 @@ impl Tree {
         from: u128,
         visit: &mut Visit<'_>,
     ) -> Result<(), CatalogError> {
-        if let Some(top) = &self.top {
-            let _ = self.scan_below(pages, top, self.level, from, visit)?;
-        }
-        Ok(())
-    }
-
-    fn scan_below(
-        &self,
-        pages: &Pages,
-        child: &Child,
-        level: u8,
-        from: u128,
-        visit: &mut Visit<'_>,
-    ) -> Result<ControlFlow<()>, CatalogError> {
-        let node = self.node(pages, child.clone(), level)?;
-        match &node.body {
-            Body::Leaf(values) => {
-                let len = self.shape.value;
-                for at in node.position(from)..node.len() {
-                    if visit(node.keys[at], &values[at * len..][..len])?.is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
-            }
-            Body::Branch(children) => {
-                let level = below(level)?;
-                for child in &children[node.child_for(from)..] {
-                    if self
-                        .scan_below(pages, child, level, from, visit)?
-                        .is_break()
-                    {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                }
-            }
-        }
-        Ok(ControlFlow::Continue(()))
+        self.scan_in(Order::Up, pages, from, visit)
     }
 
     /// Visits the entries from a key on down, the highest first, until told to stop.
@@ -64,17 +45,27 @@ impl Tree {
         from: u128,
         visit: &mut Visit<'_>,
     ) -> Result<(), CatalogError> {
+        self.scan_in(Order::Down, pages, from, visit)
+    }
+
+    fn scan_in(
+        &self,
+        order: Order,
+        pages: &Pages,
+        from: u128,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), CatalogError> {
         if let Some(top) = &self.top {
-            let _ = self.scan_down_below(pages, top, self.level, from, visit)?;
+            let _ = self.scan_below(order, pages, (top, self.level), from, visit)?;
         }
         Ok(())
     }
 
-    fn scan_down_below(
+    fn scan_below(
         &self,
+        order: Order,
         pages: &Pages,
-        child: &Child,
-        level: u8,
+        (child, level): (&Child, u8),
         from: u128,
         visit: &mut Visit<'_>,
     ) -> Result<ControlFlow<()>, CatalogError> {
@@ -82,7 +73,11 @@ impl Tree {
         match &node.body {
             Body::Leaf(values) => {
                 let len = self.shape.value;
-                for at in (0..node.keys.partition_point(|key| *key <= from)).rev() {
+                let places = match order {
+                    Order::Up => node.position(from)..node.len(),
+                    Order::Down => 0..node.keys.partition_point(|key| *key <= from),
+                };
+                for at in order.of(places) {
                     if visit(node.keys[at], &values[at * len..][..len])?.is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
@@ -90,9 +85,14 @@ impl Tree {
             }
             Body::Branch(children) => {
                 let level = below(level)?;
-                for child in children[..=node.child_for(from)].iter().rev() {
+                let places = match order {
+                    Order::Up => node.child_for(from)..children.len(),
+                    Order::Down => 0..node.child_for(from) + 1,
+                };
+                for at in order.of(places) {
+                    let child = (&children[at], level);
                     if self
-                        .scan_down_below(pages, child, level, from, visit)?
+                        .scan_below(order, pages, child, from, visit)?
                         .is_break()
                     {
                         return Ok(ControlFlow::Break(()));
