@@ -1,0 +1,132 @@
+//! What was measured, before it is written down anywhere.
+
+use super::machine::Machine;
+use super::plan::{Plan, Row};
+use super::snapshots::UnderLoad;
+
+/// All of one run.
+pub struct Figures {
+    /// How much was run.
+    pub plan: Plan,
+    /// Where.
+    pub machine: Machine,
+    /// Whether Snapmark gave back what was written, or how not; one for each time it was set up.
+    pub our_verdict: Verdict,
+    /// Snapshots of ours.
+    pub our_snapshot: Option<UnderLoad>,
+    /// Those that were measured.
+    pub peers: Vec<PeerFigures>,
+    /// Those that were not, and why.
+    pub missing: Vec<(&'static str, String)>,
+}
+
+/// What became of one peer.
+pub struct PeerFigures {
+    /// For the file of the last run.
+    pub id: &'static str,
+    /// For the report.
+    pub name: &'static str,
+    /// Whether it gave back what was written.
+    pub verdict: Verdict,
+    /// Its rows; those that do not apply to it are left out.
+    pub rows: Vec<RowFigures>,
+    /// A snapshot of it under load, where it has snapshots.
+    pub snapshot: Option<UnderLoad>,
+    /// What went wrong elsewhere.
+    pub errors: Vec<String>,
+}
+
+impl PeerFigures {
+    /// The pairs of a row, if it was measured.
+    pub fn row(&self, row: &Row) -> Option<&RowFigures> {
+        self.rows.iter().find(|found| found.row.name == row.name)
+    }
+}
+
+/// A row of one peer and of ours beside it.
+pub struct RowFigures {
+    /// Which.
+    pub row: &'static Row,
+    /// In the order in which they were run.
+    pub pairs: Vec<Pair>,
+    /// Why there are fewer than planned.
+    pub error: Option<String>,
+}
+
+impl RowFigures {
+    /// The ratios of the pairs, if there is one.
+    pub fn ratio(&self) -> Option<Spread> {
+        spread(self.pairs.iter().map(|pair| pair.us / pair.peer))
+    }
+
+    /// The peer's figures, if there is one.
+    pub fn peer(&self) -> Option<Spread> {
+        spread(self.pairs.iter().map(|pair| pair.peer))
+    }
+
+    /// Our figures, if there is one.
+    pub fn us(&self) -> Option<Spread> {
+        spread(self.pairs.iter().map(|pair| pair.us))
+    }
+}
+
+/// A run of a peer and one of ours, one right after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// In the row's unit.
+    pub peer: f64,
+    /// In the row's unit.
+    pub us: f64,
+}
+
+/// Whether a comparison of written data with read data passed.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// All was as written.
+    Passed,
+    /// It was not, or could not be told.
+    Failed(String),
+    /// There is nothing to compare.
+    NotApplicable,
+}
+
+/// The middle of several figures, and how far they lie apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Of an even number of figures the mean of the middle two.
+    pub median: f64,
+    /// The lowest.
+    pub low: f64,
+    /// The highest.
+    pub high: f64,
+}
+
+/// The spread of these; `None` for nothing, or for what no number came of.
+pub fn spread(figures: impl Iterator<Item = f64>) -> Option<Spread> {
+    let mut sorted: Vec<f64> = figures.collect();
+    if sorted.is_empty() || !sorted.iter().all(|figure| figure.is_finite()) {
+        return None;
+    }
+    sorted.sort_by(f64::total_cmp);
+    let (half, last) = (sorted.len() / 2, sorted.len() - 1);
+    Some(Spread {
+        median: f64::midpoint(sorted[last - half], sorted[half]),
+        low: sorted[0],
+        high: sorted[last],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let of = |figures: &[f64]| spread(figures.iter().copied()).map(|found| found.median);
+        assert_eq!(of(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(of(&[7.0]), Some(7.0));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[1.0, f64::INFINITY]), None);
+    }
+}

@@ -1,0 +1,194 @@
+//! The order of things: which peer is set up when, and whose turn it is.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::figures::{Figures, Pair, PeerFigures, RowFigures, Verdict};
+use super::machine::Machine;
+use super::peers::{Kind, Peer, Place, US};
+use super::plan::{Plan, ROWS, Row};
+use super::process::{go_on, say};
+use super::{fio, snapshots};
+
+/// Measures all of these peers that the machine has.
+pub fn measure(plan: &Plan, place: &Place, peers: &[&'static Kind]) -> Result<Figures> {
+    let mut figures = Figures {
+        plan: plan.clone(),
+        machine: Machine::look(place, peers),
+        our_verdict: Verdict::NotApplicable,
+        our_snapshot: None,
+        peers: Vec::new(),
+        missing: Vec::new(),
+    };
+    let mut there = Vec::new();
+    for kind in peers {
+        match kind.missing() {
+            Some(why) => figures.missing.push((kind.name, why)),
+            None => there.push(*kind),
+        }
+    }
+    let groups = if plan.together { there.len() } else { 1 };
+    for group in there.chunks(groups.max(1)) {
+        Group::start(plan, place, group, &mut figures)?.run(&mut figures)?;
+    }
+    Ok(figures)
+}
+
+/// Peers that are set up at the same time, and Snapmark beside them.
+struct Group<'a> {
+    plan: &'a Plan,
+    place: &'a Place,
+    us: Box<dyn Peer>,
+    peers: Vec<(Box<dyn Peer>, PeerFigures)>,
+}
+
+impl<'a> Group<'a> {
+    /// Sets all up and fills their images. A peer that can't be set up is missing.
+    fn start(
+        plan: &'a Plan,
+        place: &'a Place,
+        kinds: &[&'static Kind],
+        figures: &mut Figures,
+    ) -> Result<Self> {
+        let (us, verdict) = prepare(&US, plan, place)?;
+        if !matches!(figures.our_verdict, Verdict::Failed(_)) {
+            figures.our_verdict = verdict;
+        }
+        let mut peers = Vec::new();
+        for kind in kinds {
+            match prepare(kind, plan, place) {
+                Ok((peer, verdict)) => {
+                    let found = PeerFigures {
+                        id: kind.id,
+                        name: kind.name,
+                        verdict,
+                        rows: Vec::new(),
+                        snapshot: None,
+                        errors: Vec::new(),
+                    };
+                    peers.push((peer, found));
+                }
+                Err(error) => {
+                    go_on()?;
+                    say(&format!("  {error:#}"));
+                    figures.missing.push((kind.name, format!("{error:#}")));
+                }
+            }
+        }
+        Ok(Self {
+            plan,
+            place,
+            us,
+            peers,
+        })
+    }
+
+    fn run(mut self, figures: &mut Figures) -> Result<()> {
+        for row in &ROWS {
+            self.row(row)?;
+        }
+        if figures.our_snapshot.is_none() {
+            settle(self.us.as_mut(), self.place)?;
+            let ours = snapshots::under_load(self.us.as_mut(), self.place.size, self.plan);
+            figures.our_snapshot = ours.context("Snapmark: a snapshot under load")?;
+        }
+        for (mut peer, mut found) in self.peers {
+            let settled = settle(peer.as_mut(), self.place);
+            let run = |()| snapshots::under_load(peer.as_mut(), self.place.size, self.plan);
+            match settled.and_then(run) {
+                Ok(snapshot) => found.snapshot = snapshot,
+                Err(error) => found.errors.push(format!("snapshot under load: {error:#}")),
+            }
+            go_on()?;
+            figures.peers.push(found);
+        }
+        Ok(())
+    }
+
+    /// Peers, us, peers, us. A peer that failed a row is left out of the rest of it.
+    fn row(&mut self, row: &'static Row) -> Result<()> {
+        say(row.name);
+        for round in 0..self.plan.pairs {
+            let mut theirs = Vec::new();
+            for (at, (peer, found)) in self.peers.iter_mut().enumerate() {
+                let nothing_to_sync = matches!(found.verdict, Verdict::NotApplicable);
+                if (row.syncs && nothing_to_sync)
+                    || found.row(row).is_some_and(|row| row.error.is_some())
+                {
+                    continue;
+                }
+                if round == 0 {
+                    found.rows.push(RowFigures {
+                        row,
+                        pairs: Vec::new(),
+                        error: None,
+                    });
+                }
+                match one(row, peer.as_mut(), self.plan, self.place, round) {
+                    Ok(figure) => theirs.push((at, figure)),
+                    Err(error) => {
+                        go_on()?;
+                        say(&format!("  {}: {error:#}", found.name));
+                        if let Some(row) = found.rows.last_mut() {
+                            row.error = Some(format!("{error:#}"));
+                        }
+                    }
+                }
+            }
+            if theirs.is_empty() {
+                continue;
+            }
+            let us = one(row, self.us.as_mut(), self.plan, self.place, round)?;
+            for (at, peer) in theirs {
+                let found = &mut self.peers[at].1;
+                say(&format!("  {}: {peer:.0}, Snapmark: {us:.0}", found.name));
+                if let Some(row) = found.rows.last_mut() {
+                    row.pairs.push(Pair { peer, us });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sets one up, fills its image, and sees whether it gives back what was written.
+fn prepare(kind: &Kind, plan: &Plan, place: &Place) -> Result<(Box<dyn Peer>, Verdict)> {
+    go_on()?;
+    say(&format!("{}: set up, filled and verified", kind.name));
+    let peer = kind.start(place)?;
+    if !kind.keeps_data {
+        return Ok((peer, Verdict::NotApplicable));
+    }
+    fio::fill(peer.path(), plan.size).context("it can't be filled")?;
+    let verdict = match fio::verify(peer.path(), plan.size) {
+        Ok(()) => Verdict::Passed,
+        Err(error) => Verdict::Failed(format!("{error:#}")),
+    };
+    go_on()?;
+    if let Verdict::Failed(why) = &verdict {
+        say(&format!("  failed: {why}"));
+    }
+    Ok((peer, verdict))
+}
+
+/// One run, after everything that earlier ones left behind is on the disk.
+fn one(row: &Row, peer: &mut dyn Peer, plan: &Plan, place: &Place, round: usize) -> Result<f64> {
+    settle(peer, place)?;
+    if row.reads {
+        empty_page_cache()?;
+    }
+    fio::measure(row, peer.path(), plan.size, plan.seconds, round)
+}
+
+fn settle(peer: &mut dyn Peer, place: &Place) -> Result<()> {
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+    sync(peer.path()).context("sync")?;
+    peer.settle()?;
+    rustix::fs::syncfs(File::open(&place.dir)?).context("sync of the backing file system")
+}
+
+fn empty_page_cache() -> Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "1").context("only root can drop the page cache")
+}

@@ -1,0 +1,194 @@
+//! The report in markdown.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::figures::{Figures, PeerFigures, RowFigures, Spread, Verdict};
+use super::plan::ROWS;
+use super::snapshots::UnderLoad;
+
+/// The whole text. `chart` is the picture's path relative to it if there is one, `comparison` what is
+/// to be said about the last run.
+pub fn report(figures: &Figures, chart: Option<&str>, comparison: &str) -> String {
+    let plan = &figures.plan;
+    let mut text = format!(
+        "# Benchmarks\n\n\
+         The {form} run of {when}; made by `cargo run --release --example bench -- DIRECTORY{option}`.\n\n\
+         A ratio is Snapmark's figure through the peer's, of two runs one right after the other: above 1 \
+         Snapmark is ahead. Shown is the median of {pairs} pairs, and the lowest and the highest. The image \
+         has {mib} MiB and was filled before; each run takes {seconds} s, starts when all that was \
+         written before is on the disk, and, where it reads, with an empty page cache. All is at its \
+         default settings.{together}\n\n\
+         ",
+        form = plan.form,
+        when = figures.machine.when,
+        option = if plan.together { " --short" } else { "" },
+        pairs = plan.pairs,
+        mib = plan.size >> 20,
+        seconds = plan.seconds,
+        together = if plan.together {
+            " The peers of a round share Snapmark's run that comes after them."
+        } else {
+            ""
+        },
+    );
+    if let Some(chart) = chart {
+        let _ = writeln!(text, "![ratios]({chart})\n");
+    }
+    text += &overview(figures);
+    text += &verdicts(figures);
+    text += &snapshots(figures);
+    for peer in &figures.peers {
+        text += &details(peer);
+    }
+    text += &machine(figures);
+    let _ = write!(text, "## Since the last run\n\n{comparison}");
+    text.trim_end().to_owned() + "\n"
+}
+
+/// Large figures whole, small ones with a fraction.
+fn figure(figure: f64) -> String {
+    if figure >= 100.0 {
+        format!("{figure:.0}")
+    } else {
+        format!("{figure:.1}")
+    }
+}
+
+fn cell(spread: Option<Spread>, shown: impl Fn(Spread) -> String) -> String {
+    spread.map_or("–".to_owned(), shown)
+}
+
+fn overview(figures: &Figures) -> String {
+    let mut text = "## Ratios (Snapmark / peer, median of pairs)\n\n| workload |".to_owned();
+    for peer in &figures.peers {
+        let _ = write!(text, " {} |", peer.name);
+    }
+    let _ = writeln!(text, "\n|---|{}", "---:|".repeat(figures.peers.len()));
+    for row in &ROWS {
+        let _ = write!(text, "| {} |", row.name);
+        for peer in &figures.peers {
+            let ratio = peer.row(row).and_then(RowFigures::ratio);
+            let _ = write!(text, " {} |", cell(ratio, |s| format!("{:.2}", s.median)));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    for (name, why) in &figures.missing {
+        let _ = writeln!(text, "- **missing**: {name}: {why}");
+    }
+    if figures.missing.is_empty() {
+        text += "No peer of this form of the run is missing.\n";
+    }
+    text + "\n"
+}
+
+fn verdicts(figures: &Figures) -> String {
+    let mut text = "## Data\n\n\
+        64 MiB (or the image, if smaller) written at random in blocks of 4 KiB, O_DIRECT, depth 16, then \
+        read and compared: `fio --verify=crc32c`. Rates of who failed are rates of wrong data.\n\n\
+        | | verified |\n|---|---|\n"
+        .to_owned();
+    let peers = figures.peers.iter().map(|peer| (peer.name, &peer.verdict));
+    for (name, verdict) in std::iter::once(("Snapmark", &figures.our_verdict)).chain(peers) {
+        let verdict = match verdict {
+            Verdict::Passed => "passed".to_owned(),
+            Verdict::Failed(why) => format!("**failed**: {}", plain(why)),
+            Verdict::NotApplicable => "– (keeps no data)".to_owned(),
+        };
+        let _ = writeln!(text, "| {name} | {verdict} |");
+    }
+    text + "\n"
+}
+
+/// Text of other programs, so that it stays in its cell.
+fn plain(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+fn snapshots(figures: &Figures) -> String {
+    let seconds = figures.plan.snapshot_seconds;
+    let mut text = format!(
+        "## A snapshot under load\n\n\
+         One thread writes 4 KiB blocks at random, O_DIRECT, {seconds} s before the snapshot and {seconds} s \
+         from the moment when its command returned. One snapshot each, so a figure and no median.\n\n\
+         | | rate before (writes/s) | rate after (writes/s) | after / before | longest write before (ms) \
+         | longest write during and after (ms) | command (ms) |\n|---|---:|---:|---:|---:|---:|---:|\n"
+    );
+    let ours = ("Snapmark", figures.our_snapshot.as_ref());
+    let peers = figures
+        .peers
+        .iter()
+        .map(|peer| (peer.name, peer.snapshot.as_ref()));
+    let mut without = Vec::new();
+    for (name, snapshot) in std::iter::once(ours).chain(peers) {
+        match snapshot {
+            Some(snapshot) => text += &under_load(name, snapshot),
+            None => without.push(name),
+        }
+    }
+    if !without.is_empty() {
+        let _ = writeln!(text, "\nNo snapshot here: {}.", without.join("; "));
+    }
+    text + "\n"
+}
+
+fn under_load(name: &str, of: &UnderLoad) -> String {
+    let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e3);
+    format!(
+        "| {name} | {:.0} | {:.0} | {:.2} | {} | {} | {} |\n",
+        of.rate_before,
+        of.rate_after,
+        of.rate_after / of.rate_before,
+        ms(of.longest_before),
+        ms(of.longest_after),
+        ms(of.command),
+    )
+}
+
+fn details(peer: &PeerFigures) -> String {
+    let mut text = format!(
+        "## {}\n\n| workload | unit | peer (median) | Snapmark (median) | ratio (median of pairs) \
+         | lowest to highest ratio | pairs |\n|---|---|---:|---:|---:|---:|---:|\n",
+        peer.name
+    );
+    let mut errors = peer.errors.clone();
+    for row in &peer.rows {
+        let ratio = row.ratio();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            row.row.name,
+            row.row.unit.name(),
+            cell(row.peer(), |s| figure(s.median)),
+            cell(row.us(), |s| figure(s.median)),
+            cell(ratio, |s| format!("{:.2}", s.median)),
+            cell(ratio, |s| format!("{:.2} to {:.2}", s.low, s.high)),
+            row.pairs.len(),
+        );
+        if let Some(error) = &row.error {
+            errors.push(format!("{}: {error}", row.row.name));
+        }
+    }
+    text.push('\n');
+    for error in &errors {
+        let _ = writeln!(text, "- **failed**: {}", plain(error));
+    }
+    if errors.is_empty() { text } else { text + "\n" }
+}
+
+fn machine(figures: &Figures) -> String {
+    let machine = &figures.machine;
+    let mut text = format!(
+        "## The machine\n\n| | |\n|---|---|\n| kernel | Linux {} |\n| processors | {} |\n\
+         | memory | {} MiB |\n| backing file system | {} |\n",
+        plain(&machine.kernel),
+        plain(&machine.processors),
+        machine.memory,
+        plain(&machine.backing),
+    );
+    for (program, version) in &machine.versions {
+        let _ = writeln!(text, "| {program} | {} |", plain(version));
+    }
+    text + "\n"
+}
