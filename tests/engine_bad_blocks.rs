@@ -192,3 +192,35 @@ fn p8_without_a_journal_a_damaged_block_stops_nothing_either() {
     disk.engine.damage(at);
     disk.recovered();
 }
+
+/// What can't be written is not taken for what can't be read.
+#[test]
+fn p5_without_a_journal_a_failed_write_of_what_is_moved_halts() {
+    let engine = Engine::new(Shape {
+        interval: Duration::from_secs(3600),
+        volatile: true,
+        cache: 64 << 20,
+        batch: 32 << 20,
+        ..Shape::default()
+    });
+    // Moving so many segments holds more than is held before some of it is written.
+    let segments = 400;
+    let id = engine.create(new_disk("a", segments * SEGMENT)).unwrap();
+    for segment in 0..segments {
+        let data = noise(segment, SEGMENT as usize);
+        engine.write(id, segment * SEGMENT, &data).unwrap();
+    }
+    engine.flush().unwrap();
+    engine.settle();
+    for segment in 0..segments {
+        engine
+            .write(id, segment * SEGMENT, &[1; BLOCK as usize])
+            .unwrap();
+    }
+    for device in &engine.faults {
+        device.plan(Operation::Write, When::Nth(1), Effect::Fail(libc::EIO));
+    }
+    engine.flush().unwrap_err();
+    assert!(engine.status().state.starts_with("halted"));
+    engine.volumes.abandon();
+}

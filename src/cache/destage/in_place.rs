@@ -65,7 +65,8 @@ impl Context<'_> {
         } else {
             // No birth is left in the epoch: one layer takes it all.
             let rest = update.only(&left.or(&top.data));
-            top = readable(self.pool, self.rewrite(key, &top, &rest, slots, work))?
+            top = self
+                .rewrite(key, &top, &rest, slots, work)?
                 .ok_or_else(|| self.stuck(key.segment))?;
             None
         };

@@ -192,7 +192,7 @@ impl Context<'_> {
             }
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
                 let lower = &layers[1..own];
-                let version = readable(self.pool, self.rewrite(key, live, &update, slots, work))?;
+                let version = self.rewrite(key, live, &update, slots, work)?;
                 match (version, live.birth.next_birth()) {
                     (Some(version), _) => {
                         self.keep(key, None, version, lower, work);
@@ -334,7 +334,7 @@ impl Context<'_> {
 
     /// The live version, which no snapshot sees, goes to another place together with what is new:
     /// without a journal nothing may be overwritten, and with one the epoch's births may be used
-    /// up.
+    /// up. Nothing, and nothing planned, where it can't be read.
     pub(super) fn rewrite(
         &self,
         key: VersionKey,
@@ -342,21 +342,24 @@ impl Context<'_> {
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
-    ) -> Result<Descriptor, CacheError> {
+    ) -> Result<Option<Descriptor>, CacheError> {
         let new = update.data();
         let kept = live.data.minus(&new).minus(&update.zero);
         let data = new.or(&kept);
         let zero = live.zero.minus(&new).or(&update.zero);
         let thin = !live.has_own_slot() && data.count() <= self.geometry.blocks() / GROWN_THIN;
         let moving = match live.extent() {
-            Some(from) => self.read(key.segment, &from, &kept)?,
-            None => Moving::default(),
+            Some(from) => readable(self.pool, self.read(key.segment, &from, &kept))?,
+            None => Some(Moving::default()),
+        };
+        let Some(moving) = moving else {
+            return Ok(None);
         };
         let to = self.new_extent(&data, thin, slots, work)?;
         self.fill(&to, update, work);
         work.put(self.pool, &to, moving)?;
         work.release(live);
-        Ok(Descriptor::new(live.birth, Some(to), data, zero))
+        Ok(Some(Descriptor::new(live.birth, Some(to), data, zero)))
     }
 
     /// A block can't be read, and there is no other way left than to move it.
