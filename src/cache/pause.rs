@@ -17,13 +17,18 @@ thread_local! {
     static IN_A_HURRY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does something for which others wait, so that it must not wait for a full host: it fails
-/// instead.
+/// Does something for which others wait, so that it must not wait for a full host, nor for what is
+/// being deleted: it fails instead.
 pub fn in_a_hurry<T>(something: impl FnOnce() -> T) -> T {
     let before = IN_A_HURRY.replace(true);
     let done = something();
     IN_A_HURRY.set(before);
     done
+}
+
+/// Whether what this thread does must not wait.
+pub(super) fn is_in_a_hurry() -> bool {
+    IN_A_HURRY.get()
 }
 
 /// Whether something waits for the host to have space.
@@ -121,7 +126,7 @@ impl Pause {
             return Ok(());
         }
         let state = self.state.lock();
-        let patience = if IN_A_HURRY.get() {
+        let patience = if is_in_a_hurry() {
             Duration::ZERO
         } else {
             self.patience

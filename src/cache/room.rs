@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
+use super::pause::is_in_a_hurry;
 use super::space::ClaimKey;
 use super::state::Cache;
 use super::{Append, CacheError};
@@ -110,7 +111,8 @@ impl Cache {
             return Ok(());
         }
         let since = *exempt.reaping_since.get_or_insert_with(Instant::now);
-        let reaping = queue.reaping && !self.pause.is_paused() && since.elapsed() < REAP_PATIENCE;
+        let may_wait = !is_in_a_hurry() && !self.pause.is_paused();
+        let reaping = queue.reaping && may_wait && since.elapsed() < REAP_PATIENCE;
         if reaping || queue.promises.holds() {
             self.room.wait_for(&mut queue, Duration::from_millis(5));
             return Ok(());
