@@ -12,9 +12,7 @@ use snapmark::base::{
 };
 use snapmark::config::{Glob, Interval, Settings};
 use snapmark::control::{parse, parse_exposition};
-use snapmark::ondisk::journal::{
-    Body, JournalHeader, RECORD_HEADER, RecordHeader, encode_record_head,
-};
+use snapmark::ondisk::journal::{Body, JournalHeader, RECORD_HEADER, RecordHeader};
 use snapmark::ondisk::{
     Change, Descriptor, DeviceEntry, DeviceRecord, DiskRecord, FrameHeader, MapRecord, Marks, PAGE,
     Page, PageBody, PageHeader, PageRef, RawSuper, Record, Root, SnapshotRecord, Space, SumGroup,
@@ -88,15 +86,7 @@ fn record(bytes: &[u8]) {
         _ => 0,
     };
     assert!(body.data_len() <= sums * BLOCK);
-    let again = encode_record_head(
-        header.stamp,
-        header.seq,
-        header.disk,
-        (header.block, header.count),
-        header.time,
-        header.size_after,
-        &body,
-    );
+    let again = header.encode(&body);
     let read = RecordHeader::decode(&again).and_then(|header| header.body(&again));
     assert_eq!(read, Ok(body));
 }

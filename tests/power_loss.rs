@@ -252,6 +252,9 @@ fn resizes_and_discards() {
     script.resize("a", SEGMENT + 100);
     script.resize("a", 2 * SEGMENT);
     script.sync();
+    // Two cut blocks and whole ones between: three records that count only together.
+    script.write("a", 0, 4 * BLOCK);
+    script.discard("a", 700, 3 * BLOCK);
     script.settle();
     run(script);
 }

@@ -124,11 +124,18 @@ impl Cache {
     ) -> Result<Option<Ticket>, CacheError> {
         let time = now();
         let first = queue.next;
+        let op_seq = Seq(first.0 + append.parts.len() as u64);
+        let last = op_seq.0 - u64::from(append.then.is_none());
         let mut heads = SmallVec::<[(Vec<u8>, usize); 3]>::new();
         for (part, seq) in append.parts.iter().zip(first.0..) {
-            heads.push(self.part_head(append.disk, part, Seq(seq), time, size_after));
+            let mut header = self.record_header(Seq(seq), time);
+            if let Some(header) = &mut header {
+                (header.disk, header.size_after) = (append.disk, size_after);
+                // A crash leaves all of them or none.
+                header.more = (last - seq) as u8;
+            }
+            heads.push(Self::part_head(header, part));
         }
-        let op_seq = Seq(first.0 + append.parts.len() as u64);
         if let Some(op) = &append.then {
             heads.push((self.op_head(op, op_seq, time), 0));
         }

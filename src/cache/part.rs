@@ -39,7 +39,7 @@ pub struct ReliesOn {
     pub size: Option<u64>,
 }
 
-/// Changes to a disk that enter the queue next to each other.
+/// Changes to a disk that enter the queue next to each other, and that a crash leaves all or none of.
 pub struct Append {
     /// The disk.
     pub disk: DiskId,

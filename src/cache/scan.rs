@@ -22,6 +22,7 @@ const BEHIND: u64 = 64 << 20;
 const _: () = assert!(PART >= MAX_HEAD + RECORD_ALIGN);
 
 /// A journal being read.
+#[derive(Clone)]
 pub(super) struct Scan {
     device: Arc<dyn Device>,
     header: JournalHeader,
@@ -212,6 +213,31 @@ impl Scan {
     /// # Errors
     /// Where it can't be read, or where the next record was durable and is damaged.
     pub fn find(&mut self, catalog: &impl Applied) -> Result<Option<Replayed>, CacheError> {
+        match self.best(catalog)? {
+            Some(found) if found.without.is_some() => self.without_data(found),
+            Some(found) if self.has_rest_of(&found, catalog)? => Ok(Some(found)),
+            _ => self.end().map(|()| None),
+        }
+    }
+
+    /// Whether the records behind this one that are of the same change are there too.
+    fn has_rest_of(&self, found: &Replayed, catalog: &impl Applied) -> Result<bool, CacheError> {
+        if found.header.more == 0 {
+            return Ok(true);
+        }
+        let mut ahead = self.clone();
+        ahead.pass(found);
+        for _ in 0..found.header.more {
+            match ahead.best(catalog)? {
+                Some(found) => ahead.pass(&found),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The record expected next, wherever it may lie.
+    fn best(&self, catalog: &impl Applied) -> Result<Option<Replayed>, CacheError> {
         let mut best: Option<Replayed> = None;
         for offset in [self.at, self.at.next_multiple_of(PAGE), 0] {
             if offset + RECORD_HEADER as u64 > self.ring() {
@@ -230,11 +256,7 @@ impl Scan {
                 best = Some(found);
             }
         }
-        match best {
-            Some(found) if found.without.is_none() => Ok(Some(found)),
-            Some(found) => self.without_data(found),
-            None => self.end().map(|()| None),
-        }
+        Ok(best)
     }
 
     /// A record whose data in slots is not what it says. If power loss took that, the journal ends

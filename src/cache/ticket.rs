@@ -10,8 +10,8 @@ use super::queue::Queue;
 use super::state::Cache;
 use super::{CacheError, Content, Frame, Part};
 use crate::base::sync::thread;
-use crate::base::{Block, DiskId, Seq, Timestamp};
-use crate::ondisk::journal::{Body, Op, Reference, encode_record_head};
+use crate::base::{Seq, Timestamp};
+use crate::ondisk::journal::{Body, Op, RecordHeader, Reference};
 
 /// Pause between two attempts while the host has no space for the journal.
 const RETRY: Duration = Duration::from_millis(20);
@@ -61,46 +61,29 @@ fn body_of(content: &Content) -> Body {
 }
 
 impl Cache {
-    /// The encoded head of a part's record, and how many bytes of blocks follow it.
-    pub(super) fn part_head(
-        &self,
-        disk: DiskId,
-        part: &Part,
-        seq: Seq,
-        time: Timestamp,
-        size: Option<u64>,
-    ) -> (Vec<u8>, usize) {
-        let Some(journal) = &self.journal else {
+    /// The encoded head of a part's record, and how many bytes of blocks follow it. `header` says
+    /// nothing of the part yet; none in volatile mode.
+    pub(super) fn part_head(header: Option<RecordHeader>, part: &Part) -> (Vec<u8>, usize) {
+        let Some(mut header) = header else {
             return (Vec::new(), 0);
         };
-        let (extent, body, data) = match part {
-            Part::Write { block, content } => {
-                let body = body_of(content);
-                let data = body.data_len();
-                ((*block, content.len()), body, data)
-            }
-            Part::Zero { block, count } => ((*block, *count), Body::Zero, 0),
+        let (block, count, body) = match part {
+            Part::Write { block, content } => (*block, content.len(), body_of(content)),
+            Part::Zero { block, count } => (*block, *count, Body::Zero),
         };
-        (
-            encode_record_head(journal.stamp(), seq, disk, extent, time, size, &body),
-            data,
-        )
+        (header.block, header.count) = (block, count);
+        (header.encode(&body), body.data_len())
     }
 
     pub(super) fn op_head(&self, op: &Op, seq: Seq, time: Timestamp) -> Vec<u8> {
-        let Some(journal) = &self.journal else {
-            return Vec::new();
-        };
-        let body = Body::Op(op.clone());
-        encode_record_head(
-            journal.stamp(),
-            seq,
-            DiskId(0),
-            (Block(0), 0),
-            time,
-            None,
-            &body,
-        )
+        let header = self.record_header(seq, time);
+        header.map_or_else(Vec::new, |header| header.encode(&Body::Op(op.clone())))
+    }
+
+    /// The header of a record to be; none in volatile mode.
+    pub(super) fn record_header(&self, seq: Seq, time: Timestamp) -> Option<RecordHeader> {
+        let journal = self.journal.as_ref()?;
+        Some(RecordHeader::new(journal.stamp(), seq, time))
     }
 
     /// Places in the ring for all records, or nothing while it has no room for all of them beside

@@ -6,10 +6,10 @@
 
 use std::io::IoSlice;
 
-use crate::base::{Block, DiskId, Seq, Timestamp};
+use crate::base::{Seq, Timestamp};
 use crate::device::{Device, DeviceError};
 use crate::ondisk::Marks;
-use crate::ondisk::journal::{Body, JournalHeader, Past, RING_START, Stamp, encode_record_head};
+use crate::ondisk::journal::{Body, JournalHeader, Past, RING_START, RecordHeader, Stamp};
 
 const PAGE: u64 = 4096;
 
@@ -78,9 +78,8 @@ impl Cut {
             session: header.session,
             durable: Seq(first.0 - 1),
         };
-        let (disk, extent) = (DiskId(0), (Block(0), 0));
-        let body = Body::Skip(self.next);
-        let mut record = encode_record_head(stamp, first, disk, extent, Timestamp(0), None, &body);
+        let record = RecordHeader::new(stamp, first, Timestamp(0));
+        let mut record = record.encode(&Body::Skip(self.next));
         record.resize(PAGE as usize, 0);
         let at = match self.at.next_multiple_of(PAGE) {
             at if at + PAGE <= header.ring => at,

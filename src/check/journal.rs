@@ -80,6 +80,19 @@ struct Next {
     session: u32,
 }
 
+impl Next {
+    fn after(found: &Found) -> Self {
+        Self {
+            at: found.offset + found.len,
+            seq: match found.body {
+                Body::Skip(next) => next,
+                _ => found.header.seq.next(),
+            },
+            session: found.header.stamp.session,
+        }
+    }
+}
+
 /// What stands where a record may be.
 enum Spot {
     Record(Box<Found>),
@@ -140,7 +153,10 @@ impl<'a> Reader<'a> {
         let mut created = Created::new();
         let torn = loop {
             let found = match self.find(&next, &past, &created) {
-                Spot::Record(found) => found,
+                Spot::Record(found) => match self.has_rest_of(&found, &past, &created) {
+                    true => found,
+                    false => break true,
+                },
                 Spot::Without(found, missing) => {
                     if !past.was_durable(next.seq) {
                         Behind::search(self.device, self.ring, next.seq, &mut past);
@@ -174,14 +190,7 @@ impl<'a> Reader<'a> {
             self.lent.note(&found.header, &found.body, &mut created);
             past.learn(&found.header);
             see(&found);
-            next = Next {
-                at: found.offset + found.len,
-                seq: match found.body {
-                    Body::Skip(next) => next,
-                    _ => found.header.seq.next(),
-                },
-                session: found.header.stamp.session,
-            };
+            next = Next::after(&found);
         };
         let behind = Behind::search(self.device, self.ring, next.seq, &mut past);
         if let Some((at, error)) = &behind.unread {
@@ -208,6 +217,24 @@ impl<'a> Reader<'a> {
         }
         journal.end = Some(self.end(&next, &behind, torn, findings));
         (journal, None)
+    }
+
+    /// Whether the records behind this one that are of the same change are there too.
+    fn has_rest_of(&self, found: &Found, past: &Past, created: &Created) -> bool {
+        let (mut next, mut past) = (Next::after(found), *past);
+        past.learn(&found.header);
+        for _ in 0..found.header.more {
+            match self.find(&next, &past, created) {
+                Spot::Record(found) | Spot::Without(found, _) => {
+                    past.learn(&found.header);
+                    next = Next::after(&found);
+                }
+                // Nobody can tell; it will be named when it is its turn.
+                Spot::Unknown(_) => return true,
+                Spot::Torn | Spot::Nothing => return false,
+            }
+        }
+        true
     }
 
     fn count(&self, found: &Found, journal: &mut Journal) {

@@ -193,7 +193,8 @@ impl Volumes {
         Ok(())
     }
 
-    /// Makes a range read as zeros and gives its space back; never grows the disk.
+    /// Makes a range read as zeros and gives its space back; never grows the disk. A snapshot, and
+    /// what a crash leaves, has all of it or none.
     ///
     /// # Errors
     /// Where the disk is gone or the store has halted; where the pool is full, only if an end of

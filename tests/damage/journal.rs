@@ -9,13 +9,13 @@ use crate::common::engine::{Engine, SEGMENT, Shape};
 use crate::common::model::new_disk;
 use crate::common::watched::Watch;
 use crate::common::{checks, noise};
-use snapmark::base::{Block, DiskId, Seq, Timestamp};
+use snapmark::base::{DiskId, Seq, Timestamp};
 use snapmark::check::{Kind, Verdict};
 use snapmark::device::{CrashDisk, Device, FileDevice, Fill, Images, MemoryDevice};
 use snapmark::ondisk::journal::{
-    Body, JournalHeader, RECORD_HEADER, RING_START, RecordHeader, Stamp, encode_record_head,
+    Body, JournalHeader, RECORD_HEADER, RING_START, RecordHeader, Stamp,
 };
-use snapmark::volume::Node;
+use snapmark::volume::{Extent, Node};
 
 /// A store that destages only when it is told to.
 fn manual() -> Engine {
@@ -372,6 +372,51 @@ fn a_damaged_segment_of_a_synced_record_is_like_any_other() {
     open(&unknown, shape).unwrap().volumes.abandon();
 }
 
+/// A discard with cut ends is three records, and is there as a whole or not at all. Where it was
+/// durable, half of it is damage.
+#[test]
+fn p5_a_discard_of_several_records_is_there_whole_or_not_at_all() {
+    for synced in [false, true] {
+        let engine = eight_blocks();
+        let Node::Disk(disk) = engine.lookup("d").unwrap() else {
+            panic!("no disk");
+        };
+        let range = Extent {
+            offset: 2 * 4096 + 512,
+            len: 3 * 4096,
+        };
+        engine.discard(disk, range).unwrap();
+        let whole = engine.disk.kill_image();
+        if synced {
+            engine.sync().unwrap();
+            write(&engine, disk, 9);
+        }
+        let images = engine.disk.kill_image();
+        engine.volumes.abandon();
+        let shape = engine.shape;
+        let opened = open(&whole, shape).unwrap();
+        let mut bytes = vec![1; 4 * 4096];
+        opened.read(Node::Disk(disk), 2 * 4096, &mut bytes).unwrap();
+        opened.volumes.abandon();
+        let (from, to) = (512, 512 + 3 * 4096);
+        assert_eq!(bytes[..from], content(2)[..from]);
+        assert_eq!(bytes[from..to], vec![0; to - from]);
+        assert_eq!(bytes[to..], content(5)[512..]);
+        // The last of its records: that of the block that it begins in the middle of.
+        let tail = [&[0; 512], &content(5)[512..]].concat();
+        let journal = images["journal"].to_bytes();
+        let at = journal.windows(4096).position(|window| window == tail);
+        flip(&images["journal"], at.unwrap() as u64 + 4000);
+        if synced {
+            refused(&images, shape);
+        } else {
+            taken(&images, shape, &[0, 1, 2, 3, 4, 5, 6, 7])
+                .volumes
+                .abandon();
+        }
+    }
+}
+
 /// The head of a record of a write that zeros the first block of a disk.
 fn forged(header: &JournalHeader, key: u64, seq: Seq, disk: DiskId) -> Vec<u8> {
     let stamp = Stamp {
@@ -379,8 +424,9 @@ fn forged(header: &JournalHeader, key: u64, seq: Seq, disk: DiskId) -> Vec<u8> {
         session: header.session,
         durable: Seq(seq.0 - 1),
     };
-    let extent = (Block(0), 1);
-    let mut page = encode_record_head(stamp, seq, disk, extent, Timestamp(1), None, &Body::Zero);
+    let mut header = RecordHeader::new(stamp, seq, Timestamp(1));
+    (header.disk, header.count) = (disk, 1);
+    let mut page = header.encode(&Body::Zero);
     page.resize(4096, 0);
     page
 }

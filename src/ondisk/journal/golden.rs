@@ -92,15 +92,10 @@ fn encode(disk: u32, extent: (u64, u64), size: Option<u64>, body: &Body) -> Vec<
         session: 7,
         durable: Seq(0x0122_2324_2526_2728),
     };
-    encode_record_head(
-        stamp,
-        Seq(0x1112_1314_1516_1718),
-        DiskId(disk),
-        (Block(extent.0), extent.1),
-        Timestamp(1234),
-        size,
-        body,
-    )
+    let mut header = RecordHeader::new(stamp, Seq(0x1112_1314_1516_1718), Timestamp(1234));
+    (header.disk, header.block, header.count) = (DiskId(disk), Block(extent.0), extent.1);
+    header.size_after = size;
+    header.encode(body)
 }
 
 fn assert_reads_back(bytes: &[u8], body: &Body) -> RecordHeader {
@@ -499,7 +494,7 @@ proptest! {
         body in any_body(),
         (key, session) in any::<(u64, u32)>(),
         (seq, durable) in (1u64..1 << 62, any::<u64>()),
-        disk: u32,
+        (disk, more) in any::<(u32, u8)>(),
         block in 0u64..1 << 40,
         time: i64,
         size in prop::option::of(1u64..),
@@ -510,15 +505,17 @@ proptest! {
             Body::Op(_) | Body::Skip(_) => 0,
             Body::Reference(reference) => reference.sums.len() as u64,
         };
-        let extent = (Block(block), count);
-        let time = Timestamp(time);
         let stamp = Stamp { key, session, durable: Seq(durable % seq) };
-        let bytes = encode_record_head(stamp, Seq(seq), DiskId(disk), extent, time, size, &body);
+        let mut written = RecordHeader::new(stamp, Seq(seq), Timestamp(time));
+        (written.disk, written.block, written.count) = (DiskId(disk), Block(block), count);
+        (written.more, written.size_after) = (more, size);
+        let bytes = written.encode(&body);
         let header = RecordHeader::decode(&bytes).unwrap();
         prop_assert_eq!(header.body(&bytes), Ok(body));
         prop_assert_eq!((header.stamp, header.seq, header.disk), (stamp, Seq(seq), DiskId(disk)));
-        prop_assert_eq!((header.block, header.count), extent);
-        prop_assert_eq!((header.time, header.size_after), (time, size));
+        prop_assert_eq!((header.block, header.count), (Block(block), count));
+        prop_assert_eq!((header.time, header.size_after), (Timestamp(time), size));
+        prop_assert_eq!((header.more, bytes[21]), (more, more));
         prop_assert_eq!(bytes.len() % RECORD_ALIGN, 0);
     }
 

@@ -23,9 +23,7 @@ mod record;
 pub use header::JournalHeader;
 pub use op::{NewDiskOp, Op, Replaced, Target};
 pub use past::Past;
-pub use record::{
-    Body, MAX_HEAD, RECORD_ALIGN, RECORD_HEADER, RecordHeader, Reference, Stamp, encode_record_head,
-};
+pub use record::{Body, MAX_HEAD, RECORD_ALIGN, RECORD_HEADER, RecordHeader, Reference, Stamp};
 
 use super::wire::WireError;
 

@@ -6,7 +6,8 @@
 //! 8   key of the journal
 //! 16  session
 //! 20  kind: 1 write, 2 zero, 3 op, 4 write by reference, 5 skip
-//! 21  (zero)
+//! 21  records after this one that are of the same change
+//! 22  (zero)
 //! 24  sequence number
 //! 32  all records up to this one were durable when this one was appended
 //! 40  disk
@@ -19,6 +20,9 @@
 //!     padding with zeros to a multiple of 64
 //!     for a write its blocks
 //! ```
+//!
+//! Records of one change, such as the two cut blocks and the whole ones between that a discard zeros,
+//! stand one behind the other and count only together: where one of them is missing, so is the first.
 //!
 //! A skip stands where records were damaged and have been given up: its body is the number that
 //! the next record has, 8 bytes.
@@ -80,9 +84,11 @@ pub struct RecordHeader {
     pub stamp: Stamp,
     /// Its place in the global order.
     pub seq: Seq,
+    /// How many records after it are of the same change.
+    pub more: u8,
     /// The disk; 0 for an op.
     pub disk: DiskId,
-    /// The first block of a write or zero.
+    /// The first block of a write or zero; 0 for an op.
     pub block: Block,
     /// Its blocks.
     pub count: u64,
@@ -191,49 +197,59 @@ impl Body {
     }
 }
 
-/// Encodes a record up to, not including, its blocks. `extent` is the first block and the
-/// number of blocks (for an op: 0 and 0).
-#[must_use]
-pub fn encode_record_head(
-    stamp: Stamp,
-    seq: Seq,
-    disk: DiskId,
-    extent: (Block, u64),
-    time: Timestamp,
-    size_after: Option<u64>,
-    body: &Body,
-) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(RECORD_HEADER + RECORD_ALIGN);
-    bytes.extend(MAGIC);
-    bytes.u32(0);
-    bytes.u64(stamp.key);
-    bytes.u32(stamp.session);
-    bytes.u8(body.kind());
-    bytes.extend([0; 3]);
-    bytes.u64(seq.0);
-    bytes.u64(stamp.durable.0);
-    bytes.u32(disk.0);
-    bytes.u32(0);
-    bytes.u64(extent.0.0);
-    bytes.u64(extent.1);
-    bytes.i64(time.0);
-    bytes.u64(size_after.unwrap_or(0));
-    match body {
-        Body::Write(sums) => sums.iter().for_each(|sum| bytes.u32(sum.0)),
-        Body::Zero => {}
-        Body::Op(op) => op.encode(&mut bytes),
-        Body::Reference(reference) => reference.encode(&mut bytes),
-        Body::Skip(next) => bytes.u64(next.0),
-    }
-    let body_len = (bytes.len() - RECORD_HEADER) as u32;
-    bytes[44..48].copy_from_slice(&body_len.to_le_bytes());
-    let sum = checksum(&bytes[8..]).0;
-    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
-    bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGN), 0);
-    bytes
-}
-
 impl RecordHeader {
+    /// The header of an op; that of data says more.
+    #[must_use]
+    pub fn new(stamp: Stamp, seq: Seq, time: Timestamp) -> Self {
+        Self {
+            stamp,
+            seq,
+            more: 0,
+            disk: DiskId(0),
+            block: Block(0),
+            count: 0,
+            time,
+            size_after: None,
+            kind: 0,
+            body: 0,
+            checksum: 0,
+        }
+    }
+
+    /// Encodes a record up to, not including, its blocks.
+    #[must_use]
+    pub fn encode(&self, body: &Body) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(RECORD_HEADER + RECORD_ALIGN);
+        bytes.extend(MAGIC);
+        bytes.u32(0);
+        bytes.u64(self.stamp.key);
+        bytes.u32(self.stamp.session);
+        bytes.u8(body.kind());
+        bytes.u8(self.more);
+        bytes.extend([0; 2]);
+        bytes.u64(self.seq.0);
+        bytes.u64(self.stamp.durable.0);
+        bytes.u32(self.disk.0);
+        bytes.u32(0);
+        bytes.u64(self.block.0);
+        bytes.u64(self.count);
+        bytes.i64(self.time.0);
+        bytes.u64(self.size_after.unwrap_or(0));
+        match body {
+            Body::Write(sums) => sums.iter().for_each(|sum| bytes.u32(sum.0)),
+            Body::Zero => {}
+            Body::Op(op) => op.encode(&mut bytes),
+            Body::Reference(reference) => reference.encode(&mut bytes),
+            Body::Skip(next) => bytes.u64(next.0),
+        }
+        let body_len = (bytes.len() - RECORD_HEADER) as u32;
+        bytes[44..48].copy_from_slice(&body_len.to_le_bytes());
+        let sum = checksum(&bytes[8..]).0;
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+        bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGN), 0);
+        bytes
+    }
+
     /// Reads the header of a record. The checksum is not checked before the body is there.
     ///
     /// # Errors
@@ -247,7 +263,8 @@ impl RecordHeader {
         let key = reader.u64("key")?;
         let session = reader.u32("session")?;
         let kind = reader.u8("kind")?;
-        reader.bytes("reserved", 3)?;
+        let more = reader.u8("more")?;
+        reader.bytes("reserved", 2)?;
         let seq = Seq(reader.u64("seq")?);
         let durable = Seq(reader.u64("durable")?);
         let disk = DiskId(reader.u32("disk")?);
@@ -292,6 +309,7 @@ impl RecordHeader {
                 durable,
             },
             seq,
+            more,
             disk,
             block,
             count,
