@@ -2,10 +2,11 @@
 //! for many waiters at once.
 
 use std::io::IoSlice;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::ahead::Ahead;
 use super::window::Window;
 use super::{CacheError, Frame, Halt};
 use crate::base::sync::{Condvar, Mutex};
@@ -29,6 +30,8 @@ pub struct Journal {
     pub(super) window: Window,
     syncing: Mutex<Syncing>,
     synced: Condvar,
+    /// Once a session has begun.
+    ahead: OnceLock<Ahead>,
 }
 
 struct Syncing {
@@ -55,11 +58,15 @@ impl Journal {
             window: Window::new(written),
             syncing,
             synced: Condvar::new(),
+            ahead: OnceLock::new(),
         }
     }
 
-    /// A session begins: its header is durable, and so is all that was found.
-    pub(super) fn begin(&self, session: u32, found: Seq) {
+    /// A session begins: its header is durable, and so is all that was found. Its records go from
+    /// `head` on into a ring of so many bytes.
+    pub(super) fn begin(&self, session: u32, found: Seq, (ring, head): (u64, u64)) {
+        self.ahead
+            .get_or_init(|| Ahead::start(self.device.clone(), ring, head));
         self.session.store(session, Ordering::Relaxed);
         let mut syncing = self.syncing.lock();
         syncing.durable = syncing.durable.max(found);
@@ -111,6 +118,9 @@ impl Journal {
         let mut bufs = Vec::with_capacity(frames.len() + 1);
         bufs.push(IoSlice::new(head));
         bufs.extend(frames.iter().map(|frame| IoSlice::new(frame)));
+        if let Some(ahead) = self.ahead.get() {
+            ahead.reached(offset);
+        }
         Step::RecordEntered.fails().map_err(CacheError::Journal)?;
         self.device
             .write_at(&bufs, RING_START + offset)

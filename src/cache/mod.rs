@@ -4,6 +4,7 @@
 //! A write passes `append` (one sequence number, one journal record, one index entry), waits in
 //! the `queue`, and leaves through `destage`.
 
+mod ahead;
 mod append;
 mod borrow;
 mod content;

@@ -94,7 +94,7 @@ fn finish(cache: &Cache, scan: &Scan, marks: &Marks) -> Result<(), CacheError> {
     write_header(scan.device(), &header)?;
     Step::SessionBegun.passes();
     if let Some(journal) = &cache.journal {
-        journal.begin(header.session, found);
+        journal.begin(header.session, found, (scan.ring(), scan.place()));
     }
     let mut queue = cache.queue.lock();
     queue.unsettle();

@@ -176,6 +176,11 @@ impl Scan {
         self.header.key
     }
 
+    /// Where in the ring the next record would be.
+    pub fn place(&self) -> u64 {
+        self.at
+    }
+
     /// The number that the next record gets.
     pub fn next(&self) -> Seq {
         self.next

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::io::IoSlice;
 use std::num::NonZeroU64;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,10 +13,11 @@ use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::aio::Queue;
 use super::discard::discard;
 use super::range::{total, within};
-use super::transfer::{read_full, write_all};
-use super::{Device, DeviceError, HostSpace, Operation};
+use super::transfer::{IOV_MAX, read_full, write_all};
+use super::{Device, DeviceError, HostSpace, Operation, Write};
 use crate::base::BLOCK;
 use crate::config::Layout;
 
@@ -96,9 +97,13 @@ pub struct FileDevice {
     name: String,
     len: u64,
     kind: Kind,
-    /// The same file, opened to be read past the page cache when that is first asked for; none
-    /// where the host can't.
+    writable: bool,
+    /// The same file, opened past the page cache when that is first asked for; none where the
+    /// host can't.
     direct: OnceLock<Option<File>>,
+    /// For many writes at once; made when it is first needed. Held across I/O: there is one who
+    /// writes so.
+    queue: Mutex<Option<Queue>>,
     /// Whether holes can be punched; set to false by the first refusal and never back.
     can_punch: AtomicBool,
     syncs: Syncs,
@@ -137,7 +142,7 @@ impl FileDevice {
     /// a file with more names than one (unless links are followed).
     pub fn open(path: &Path, mode: OpenMode) -> Result<Self, DeviceError> {
         open_file(path, mode)
-            .and_then(|(file, kind)| Self::from_file(file, path, kind))
+            .and_then(|(file, kind)| Self::from_file(file, path, kind, mode.write))
             .map_err(|source| open_error(path, source))
     }
 
@@ -153,7 +158,7 @@ impl FileDevice {
             let mode = Mode::RUSR | Mode::WUSR;
             let file = File::from(rustix::fs::open(path, flags, mode)?);
             let made = prepare(&file, path, len, fill)
-                .and_then(|()| Self::from_file(file, path, Kind::Regular));
+                .and_then(|()| Self::from_file(file, path, Kind::Regular, true));
             if made.is_err() {
                 // The first error is the one to report.
                 let _ = std::fs::remove_file(path);
@@ -182,7 +187,7 @@ impl FileDevice {
         Ok(())
     }
 
-    fn from_file(file: File, path: &Path, kind: Kind) -> io::Result<Self> {
+    fn from_file(file: File, path: &Path, kind: Kind, writable: bool) -> io::Result<Self> {
         // A block device has no st_size; where its end is tells its length.
         let len = rustix::fs::seek(&file, SeekFrom::End(0))?;
         Ok(Self {
@@ -190,7 +195,9 @@ impl FileDevice {
             name: path.display().to_string(),
             len,
             kind,
+            writable,
             direct: OnceLock::new(),
+            queue: Mutex::new(None),
             can_punch: AtomicBool::new(true),
             syncs: Syncs::default(),
         })
@@ -222,6 +229,20 @@ impl FileDevice {
         }
     }
 
+    /// The file past the page cache; none where the host can't.
+    fn direct(&self) -> Option<&File> {
+        let open = || open_direct(&self.file, self.writable);
+        self.direct.get_or_init(open).as_ref()
+    }
+
+    /// Whether there is a queue for many writes at once, now or from now on.
+    fn has_queue(&self, queue: &mut Option<Queue>) -> bool {
+        if queue.is_none() && self.direct().is_some() {
+            *queue = Queue::new().ok();
+        }
+        queue.is_some()
+    }
+
     fn punch_host(&self, offset: u64, len: u64) -> Result<(), Errno> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         retry(|| rustix::fs::fallocate(&self.file, mode, offset, len))
@@ -249,10 +270,8 @@ impl Device for FileDevice {
     fn read_uncached(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
         let len = buf.len() as u64;
         self.check(Operation::Read, offset, len)?;
-        let whole = |number: u64| number.is_multiple_of(BLOCK as u64);
-        let aligned = whole(offset) && whole(len) && buf.as_ptr().align_offset(BLOCK) == 0;
-        let direct = || open_direct(&self.file);
-        if aligned && let Some(direct) = self.direct.get_or_init(direct) {
+        let aligned = offset.is_multiple_of(BLOCK as u64) && is_aligned(buf);
+        if aligned && let Some(direct) = self.direct() {
             let read = read_full(buf, offset, |buf, at| rustix::io::pread(direct, buf, at));
             let refused = |source: &io::Error| Errno::from_io_error(source) == Some(Errno::INVAL);
             match read {
@@ -273,6 +292,55 @@ impl Device for FileDevice {
             rustix::io::pwritev(&self.file, bufs, at)
         })
         .map_err(|source| self.host_error(Operation::Write, offset, len, source))
+    }
+
+    /// Past the page cache, many at a time, where that can be done: taking fresh pages for what nobody
+    /// is about to read costs more than the disk does.
+    fn write_each(&self, writes: &[Write<'_>]) -> Result<(), DeviceError> {
+        for write in writes {
+            self.check(Operation::Write, write.offset, total(write.bufs))?;
+        }
+        let aligned = |write: &Write<'_>| {
+            let mut bufs = write.bufs.iter();
+            // More than the host takes in one call are written as usual.
+            write.bufs.len() <= IOV_MAX
+                && write.offset.is_multiple_of(BLOCK as u64)
+                && bufs.all(|buf| is_aligned(buf))
+        };
+        let mut queue = self.queue.lock();
+        if !writes.iter().all(aligned) || !self.has_queue(&mut queue) {
+            drop(queue);
+            let mut writes = writes.iter();
+            return writes.try_for_each(|write| self.write_at(write.bufs, write.offset));
+        }
+        let mut left = vec![true; writes.len()];
+        let mut failed = None;
+        let answer = |number: usize, done: Result<u64, Errno>| match done {
+            Ok(written) => left[number] = written != total(writes[number].bufs),
+            Err(Errno::INTR | Errno::INVAL | Errno::AGAIN) => {}
+            Err(errno) => failed = Some((writes[number], errno)),
+        };
+        if let (Some(direct), Some(queue)) = (self.direct(), &mut *queue) {
+            // What the kernel does not take this way it gets the usual way.
+            let _ = queue.write(direct.as_fd(), writes, answer);
+        }
+        drop(queue);
+        if let Some((Write { offset, bufs }, errno)) = failed {
+            return Err(self.host_error(Operation::Write, offset, total(bufs), errno));
+        }
+        let mut left = writes.iter().zip(left).filter(|(_, left)| *left);
+        left.try_for_each(|(write, _)| self.write_at(write.bufs, write.offset))
+    }
+
+    fn prefetch(&self, offset: u64, len: u64) -> bool {
+        // The host reads no more than this for one call.
+        const MOST: u64 = 128 << 10;
+        let end = offset.saturating_add(len).min(self.len);
+        let advise = |at: u64| {
+            let len = NonZeroU64::new(MOST.min(end - at));
+            rustix::fs::fadvise(&self.file, at, len, Advice::WillNeed).is_ok()
+        };
+        (offset..end).step_by(MOST as usize).all(advise)
     }
 
     fn sync(&self) -> Result<(), DeviceError> {
@@ -416,10 +484,20 @@ fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, why)
 }
 
-/// Opens what is open already once more, for reads past the page cache.
-fn open_direct(file: &File) -> Option<File> {
+/// Whether the host takes this memory for transfers past the page cache.
+fn is_aligned(buf: &[u8]) -> bool {
+    buf.len().is_multiple_of(BLOCK) && buf.as_ptr().align_offset(BLOCK) == 0
+}
+
+/// Opens what is open already once more, for transfers past the page cache.
+fn open_direct(file: &File, writable: bool) -> Option<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+    let access = if writable {
+        OFlags::RDWR
+    } else {
+        OFlags::RDONLY
+    };
+    let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
     opened.ok().map(File::from)
 }

@@ -1,5 +1,6 @@
 //! The one seam to the outside: byte storage that is read, written, synced and punched.
 
+mod aio;
 mod aligned;
 mod crash;
 mod discard;
@@ -64,6 +65,24 @@ pub trait Device: Send + Sync {
     /// Where the range lies outside, or the host fails; then any part of it may have been written.
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError>;
 
+    /// Makes all these writes, in any order, as [`write_at`](Self::write_at) does one; where a
+    /// device is faster with many at a time, many at a time. It may be faster where the bytes are
+    /// whole blocks in aligned memory.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at), for one of them; any of the others may have been made.
+    fn write_each(&self, writes: &[Write<'_>]) -> Result<(), DeviceError> {
+        writes
+            .iter()
+            .try_for_each(|write| self.write_at(write.bufs, write.offset))
+    }
+
+    /// Has the host bring a range into its memory, and does not wait until it is there. Says whether
+    /// that can be done, and makes it faster to write to parts of pages there.
+    fn prefetch(&self, _offset: u64, _len: u64) -> bool {
+        false
+    }
+
     /// Makes every write and punch that returned before this call durable (`fdatasync`).
     ///
     /// # Errors
@@ -89,6 +108,15 @@ pub trait Device: Send + Sync {
     fn host_space(&self) -> Option<HostSpace> {
         None
     }
+}
+
+/// One of many writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Write<'a> {
+    /// Where it goes.
+    pub offset: u64,
+    /// What, one after the other.
+    pub bufs: &'a [IoSlice<'a>],
 }
 
 /// Space of a file system of the host.

@@ -9,7 +9,7 @@ use rustix::io::{Errno, Result as HostResult};
 use super::range::total;
 
 /// The most buffers that the host takes in one call (`IOV_MAX`).
-const IOV_MAX: usize = 1024;
+pub(super) const IOV_MAX: usize = 1024;
 
 /// Calls `read` until `buf` is full.
 pub(super) fn read_full(

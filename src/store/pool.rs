@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::complaints::Complaints;
 use crate::base::sync::{spawn_scoped, thread};
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
-use crate::device::{Device, DeviceError, HostSpace};
+use crate::device::{Device, DeviceError, HostSpace, Write};
 use crate::ondisk::{
     DATA_START, DeviceRecord, FOREIGN_PROBE, RawSuper, SuperError, Superblock, Uuid, foreign,
     slot_start,
@@ -405,6 +405,32 @@ impl Pool {
         let (member, at) = self.locate(place, block..end)?;
         let failures = &member.failures;
         Ok(failures.note(&failures.writes, member.device.write_at(bufs, at))?)
+    }
+
+    /// Makes many writes to segments of one device, each of whole blocks to a block of a slot, in any
+    /// order.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), for one of them; any of the others may have been made.
+    pub fn write_each(
+        &self,
+        device: DeviceNo,
+        writes: &[(Slot, usize, Vec<IoSlice<'_>>)],
+    ) -> Result<(), PoolError> {
+        let mut located = Vec::with_capacity(writes.len());
+        for (slot, block, bufs) in writes {
+            let place = Place {
+                device,
+                slot: *slot,
+            };
+            let bytes = bufs.iter().map(|buf| buf.len() as u64).sum();
+            let end = block.saturating_add(blocks_in(bytes)?);
+            let (_, offset) = self.locate(place, *block..end)?;
+            located.push(Write { offset, bufs });
+        }
+        let member = self.member(device)?;
+        let failures = &member.failures;
+        Ok(failures.note(&failures.writes, member.device.write_each(&located))?)
     }
 
     /// Gives blocks of a segment back to the host. Says whether they read as zeros now; else their

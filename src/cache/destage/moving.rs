@@ -5,9 +5,12 @@
 //! came would lose what the next attempt may read well (a cable, a controller), and to stop the
 //! store for it would turn one bad sector into a store that can't be written.
 
+use std::sync::Arc;
+
 use super::super::CacheError;
 use super::work::Data;
 use crate::base::{BLOCK, BlockMask, checksum};
+use crate::device::AlignedBuf;
 use crate::ondisk::Extent;
 use crate::store::{BlockError, Pool, PoolError, View, read_blocks};
 
@@ -24,11 +27,12 @@ impl Moving {
         blocks: &BlockMask,
     ) -> Result<(), CacheError> {
         for run in blocks.runs() {
-            let mut buf = vec![0; run.len() * BLOCK];
+            let mut buf = AlignedBuf::new(run.len() * BLOCK);
             let sums = read_blocks(pool, view, from.place, from.index(run.start), &mut buf)?;
-            let blocks = run.zip(buf.chunks_exact(BLOCK)).zip(sums);
-            self.0
-                .extend(blocks.map(|((block, data), sum)| (block, Data::Copy(data.into(), sum))));
+            let buf = Arc::new(buf);
+            let blocks = run.zip(sums).enumerate();
+            let copy = |(at, (block, sum))| (block, Data::Copy(buf.clone(), at, sum));
+            self.0.extend(blocks.map(copy));
         }
         Ok(())
     }
@@ -41,10 +45,10 @@ impl Moving {
         blocks: &BlockMask,
     ) -> Result<(), CacheError> {
         for block in blocks.iter() {
-            let mut buf = vec![0; BLOCK];
+            let mut buf = AlignedBuf::new(BLOCK);
             pool.read(from.place, from.index(block), &mut buf)?;
             let sum = checksum(&buf);
-            self.0.push((block, Data::Copy(buf.into(), sum)));
+            self.0.push((block, Data::Copy(Arc::new(buf), 0, sum)));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::allocate::{NewSlot, adopt_changes, lend_changes};
 use super::holes::{Holes, make_holes};
 use super::moving::Moving;
 use crate::base::{BLOCK, BlockMask, Checksum, DeviceNo, Place};
+use crate::device::AlignedBuf;
 use crate::ondisk::{Change, Descriptor, Extent};
 use crate::store::{Catalog, Pool, View};
 
@@ -21,22 +22,22 @@ const HELD_BLOCKS: usize = (4 << 20) / BLOCK;
 pub(super) enum Data {
     /// From the cache.
     Frame(Arc<Frame>),
-    /// Read from another slot, and checked.
-    Copy(Box<[u8]>, Checksum),
+    /// Read from another slot, and checked: the block of that number in what was read.
+    Copy(Arc<AlignedBuf>, usize, Checksum),
 }
 
 impl Data {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Frame(frame) => frame,
-            Self::Copy(bytes, _) => bytes,
+            Self::Copy(read, at, _) => &read[at * BLOCK..][..BLOCK],
         }
     }
 
     fn checksum(&self) -> Checksum {
         match self {
             Self::Frame(frame) => frame.checksum(),
-            Self::Copy(_, sum) => *sum,
+            Self::Copy(_, _, sum) => *sum,
         }
     }
 }
@@ -195,19 +196,20 @@ impl Work {
         self.catalog.withdraw()?;
         let geometry = pool.geometry();
         writes.sort_by_key(|(place, block, _)| (*place, *block));
-        for run in writes.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
-            let Some((place, first, _)) = run.first() else {
-                continue;
-            };
-            let bufs: Vec<IoSlice<'_>> = run
-                .iter()
-                .map(|(_, _, data)| IoSlice::new(data.bytes()))
-                .collect();
-            let written = pool.write(*place, *first, &bufs).map_err(CacheError::from);
-            written.inspect_err(|error| self.stock.note_full(*place, error))?;
-            let at = geometry.slot_block(place.slot) + *first as u64;
-            let sums = run.iter().map(|(_, _, data)| data.checksum());
-            push_sums(&mut self.sums, place.device, at, sums);
+        for of_device in writes.chunk_by(|a, b| a.0.device == b.0.device) {
+            let mut runs = Vec::with_capacity(of_device.len());
+            for run in of_device.chunk_by(|a, b| a.0 == b.0 && a.1 + 1 == b.1) {
+                let (place, first, _) = &run[0];
+                let bufs = run.iter().map(|(_, _, data)| IoSlice::new(data.bytes()));
+                runs.push((place.slot, *first, bufs.collect()));
+                let at = geometry.slot_block(place.slot) + *first as u64;
+                let sums = run.iter().map(|(_, _, data)| data.checksum());
+                push_sums(&mut self.sums, place.device, at, sums);
+            }
+            let place = of_device[0].0;
+            let written = pool.write_each(place.device, &runs);
+            let written = written.map_err(CacheError::from);
+            written.inspect_err(|error| self.stock.note_full(place, error))?;
             self.devices.insert(place.device);
         }
         self.written += writes.len() as u64 * BLOCK as u64;

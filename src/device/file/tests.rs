@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
+use crate::device::AlignedBuf;
 
 fn temp() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -296,4 +297,81 @@ fn a_read_past_the_page_cache_gives_what_was_just_written() {
     device.read_uncached(&mut buf, 100).unwrap();
     assert_eq!((buf[0], buf[8191]), (0, 3));
     assert!(device.read_uncached(&mut buf, 1 << 20).is_err());
+}
+
+/// Many writes at once, whether the host can do that past its page cache or not; over what it has in
+/// memory, and into holes.
+#[test]
+fn many_writes_at_once_are_seen_by_everyone() {
+    let dir = temp();
+    let path = dir.path().join("d");
+    let device = FileDevice::create(&path, 4 << 20, Fill::Sparse).unwrap();
+    device
+        .write_at(&[IoSlice::new(&vec![9; 1 << 20])], 1 << 20)
+        .unwrap();
+    let mut data = AlignedBuf::new(256 * BLOCK);
+    for (at, block) in data.chunks_exact_mut(BLOCK).enumerate() {
+        block.fill(at as u8);
+    }
+    let blocks: Vec<&[u8]> = data.chunks_exact(BLOCK).collect();
+    // Every other two blocks, backwards.
+    let bufs: Vec<[IoSlice<'_>; 2]> = (0..100)
+        .map(|at| [IoSlice::new(blocks[at]), IoSlice::new(blocks[at + 100])])
+        .collect();
+    let offset = |at: usize| ((900 - 4 * at) * BLOCK) as u64;
+    let write = |(at, bufs)| Write {
+        offset: offset(at),
+        bufs,
+    };
+    let list: Vec<Write<'_>> = bufs
+        .iter()
+        .map(|bufs| &bufs[..])
+        .enumerate()
+        .map(write)
+        .collect();
+    device.write_each(&list).unwrap();
+    // And some whose memory or place the host takes through its cache alone.
+    let odd = [IoSlice::new(&data[1..4098])];
+    let last = (4 << 20) - 4097;
+    let list = [
+        list[5],
+        Write {
+            offset: last,
+            bufs: &odd,
+        },
+    ];
+    device.write_each(&list).unwrap();
+    device.sync().unwrap();
+    let seen = std::fs::read(&path).unwrap();
+    for at in 0..100 {
+        let found = &seen[offset(at) as usize..][..2 * BLOCK];
+        assert_eq!(found[..BLOCK], *blocks[at]);
+        assert_eq!(found[BLOCK..], *blocks[at + 100]);
+    }
+    // What lies between is as it was.
+    assert_eq!(seen[300 * BLOCK + 2 * BLOCK..][..2 * BLOCK], [9; 2 * BLOCK]);
+    assert_eq!(seen[last as usize..], data[1..4098]);
+    assert!(device.write_each(&[]).is_ok());
+}
+
+#[test]
+fn one_write_of_many_that_fails_is_named() {
+    let dir = temp();
+    let device = FileDevice::create(&dir.path().join("d"), 1 << 20, Fill::Sparse).unwrap();
+    let data = AlignedBuf::new(BLOCK);
+    let bufs = [IoSlice::new(&data)];
+    let [inside, outside] = [0, 1 << 20].map(|offset| Write {
+        offset,
+        bufs: &bufs,
+    });
+    let error = device.write_each(&[inside, outside]).unwrap_err();
+    assert!(error.to_string().contains("1048576"), "{error}");
+}
+
+#[test]
+fn reading_ahead_is_possible_up_to_the_end() {
+    let dir = temp();
+    let device = FileDevice::create(&dir.path().join("d"), 1 << 20, Fill::Zeros).unwrap();
+    assert!(device.prefetch(4096, 1 << 20));
+    assert!(device.prefetch(2 << 20, 1));
 }

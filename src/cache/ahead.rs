@@ -1,0 +1,156 @@
+//! Has the host hold in its memory what of the journal is about to be written.
+//!
+//! Records begin and end inside the host's pages. Where the host does not have a page, it reads it
+//! from the disk before it takes a part of it, and the write waits: cold, a write took some ten times
+//! as long. So a thread reads ahead of the records. Once the ring has been round, and unless the
+//! host is short of memory, there is nothing left for it to read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{Builder, JoinHandle, Thread, park};
+
+use parking_lot::Mutex;
+
+use crate::device::Device;
+use crate::ondisk::journal::RING_START;
+
+/// The ring in pieces of so many bytes.
+const PIECE: u64 = 4 << 20;
+/// Pieces that are read ahead: as many bytes as are journaled while a few of them are read.
+const AHEAD: u64 = 8;
+
+/// Reads ahead in one journal, until it is dropped.
+#[derive(Default)]
+pub(super) struct Ahead {
+    shared: Arc<Shared>,
+    worker: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The piece that was written to last.
+    piece: AtomicU64,
+    stop: AtomicBool,
+    /// Whom to wake.
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Ahead {
+    /// Begins with what comes after `head`, an offset in a ring of so many bytes. Where the device has
+    /// no use for it, or the host no thread, nothing is read ahead.
+    pub fn start(device: Arc<dyn Device>, ring: u64, head: u64) -> Self {
+        let shared = Arc::new(Shared {
+            piece: AtomicU64::new(head / PIECE),
+            ..Shared::default()
+        });
+        if !device.prefetch(RING_START + head, 1) {
+            return Self {
+                shared,
+                worker: None,
+            };
+        }
+        let run = {
+            let shared = shared.clone();
+            move || shared.run(&*device, ring)
+        };
+        let worker = Builder::new().name("readahead".to_owned()).spawn(run);
+        if let Err(error) = &worker {
+            log::warn!("no thread to read ahead in the journal, writes may be slow: {error}");
+        }
+        let worker = worker.ok();
+        *shared.thread.lock() = worker.as_ref().map(|worker| worker.thread().clone());
+        Self { shared, worker }
+    }
+
+    /// A record is being written at this offset of the ring.
+    pub fn reached(&self, offset: u64) {
+        let piece = offset / PIECE;
+        if self.shared.piece.load(Relaxed) != piece {
+            self.shared.piece.store(piece, Relaxed);
+            self.shared.wake();
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        self.shared.wake();
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    fn wake(&self) {
+        if let Some(thread) = &*self.thread.lock() {
+            thread.unpark();
+        }
+    }
+
+    fn run(&self, device: &dyn Device, ring: u64) {
+        let pieces = ring.div_ceil(PIECE);
+        let mut plan = Plan::default();
+        while !self.stop.load(Relaxed) {
+            let Some(piece) = plan.next(self.piece.load(Relaxed), pieces) else {
+                park();
+                continue;
+            };
+            let start = piece * PIECE;
+            device.prefetch(RING_START + start, PIECE.min(ring - start));
+        }
+    }
+}
+
+/// What has been read.
+#[derive(Default)]
+struct Plan {
+    /// The piece that is written to, and how many from there on have been read.
+    at: u64,
+    read: u64,
+}
+
+impl Plan {
+    /// The next piece to be read while one is being written, of so many; none where enough is.
+    fn next(&mut self, written: u64, pieces: u64) -> Option<u64> {
+        let moved = (written + pieces - self.at) % pieces;
+        self.read = self.read.saturating_sub(moved);
+        self.at = written;
+        if self.read >= AHEAD.min(pieces) {
+            return None;
+        }
+        let next = (written + self.read) % pieces;
+        self.read += 1;
+        Some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_stays_so_far_ahead_and_reads_nothing_twice() {
+        let mut plan = Plan::default();
+        let mut read =
+            |written| -> Vec<u64> { std::iter::from_fn(|| plan.next(written, 20)).collect() };
+        assert_eq!(read(5), (5..13).collect::<Vec<_>>());
+        assert!(read(5).is_empty());
+        assert_eq!(read(6), [13]);
+        assert_eq!(read(9), [14, 15, 16]);
+        assert_eq!(read(15), [17, 18, 19, 0, 1, 2]);
+        // Round the ring, and far away.
+        assert_eq!(read(1), [3, 4, 5, 6, 7, 8]);
+        assert_eq!(read(12), (12..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_small_ring_is_read_once() {
+        let mut plan = Plan::default();
+        assert_eq!(plan.next(0, 1), Some(0));
+        assert_eq!(plan.next(0, 1), None);
+        let all: Vec<u64> = std::iter::from_fn(|| plan.next(2, 3)).collect();
+        assert_eq!(all, [2, 0, 1]);
+    }
+}
