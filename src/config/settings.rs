@@ -206,7 +206,7 @@ impl Default for ScrubSettings {
 impl Default for FuseSettings {
     fn default() -> Self {
         Self {
-            threads: 4,
+            threads: 8,
             max_background: 256,
             allow_other: false,
         }

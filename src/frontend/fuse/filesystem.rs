@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 use std::time::SystemTime;
 
 use fuser::{
@@ -33,6 +34,8 @@ pub(super) struct Adapter {
     pub(super) workers: Arc<Workers>,
     pub(super) parking: Arc<Parking>,
     pub(super) options: FuseOptions,
+    /// Threads that took requests and are at a sync.
+    pub(super) syncing: AtomicUsize,
 }
 
 /// What a number stands for; the kernel asks for none that it was not given.
@@ -54,6 +57,19 @@ impl Adapter {
         job: impl FnOnce(&Mount) -> Answer<()> + Send + 'static,
     ) {
         self.later(move |mount| empty(reply, job(mount)));
+    }
+
+    /// Makes all durable, and then has it answered: by this thread, which is a switch of threads less,
+    /// as long as enough others are left to take requests.
+    fn sync_and(&self, answer: impl FnOnce(Answer<()>) + Send + 'static) {
+        let most = self.options.threads / 2;
+        if self.syncing.fetch_add(1, AcqRel) < most {
+            answer(self.mount.sync());
+            self.syncing.fetch_sub(1, AcqRel);
+        } else {
+            self.syncing.fetch_sub(1, AcqRel);
+            self.later(move |mount| answer(mount.sync()));
+        }
     }
 
     fn write_control(&self, fh: FileHandle, data: &[u8], reply: ReplyWrite) {
@@ -91,9 +107,7 @@ impl Adapter {
         }
         let len = data.len();
         match write_now(&self.mount, inode, offset, data) {
-            Ok(()) if sync => {
-                self.later(move |mount| written(reply, mount.sync().map(|()| len)));
-            }
+            Ok(()) if sync => self.sync_and(move |synced| written(reply, synced.map(|()| len))),
             result => written(reply, result.map(|()| len)),
         }
     }
@@ -313,7 +327,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.later_empty(reply, Mount::sync);
+        self.sync_and(move |synced| empty(reply, synced));
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {

@@ -47,7 +47,7 @@ pub struct FuseOptions {
 impl Default for FuseOptions {
     fn default() -> Self {
         Self {
-            threads: 4,
+            threads: 8,
             max_background: 256,
             allow_other: false,
             fsname: "snapmark".to_owned(),

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::thread::JoinHandle;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
@@ -101,6 +101,7 @@ impl Session {
             workers: Arc::clone(&workers),
             parking: Arc::clone(&parking),
             options: options.clone(),
+            syncing: AtomicUsize::new(0),
         };
         let session = fuser::Session::new(adapter, mountpoint, &config(options))
             .map_err(|error| explain(error, mountpoint, options))?;
