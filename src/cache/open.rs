@@ -89,6 +89,7 @@ impl Cache {
             unsettled: Seq(0),
             recovering: true,
         };
+        let segment_bytes = catalog.geometry().segment_bytes();
         let cache = Arc::new(Self {
             config,
             geometry: catalog.geometry(),
@@ -97,7 +98,10 @@ impl Cache {
             journal,
             frames: FramePool::new(data_blocks(config.size))?,
             queue: Mutex::new(queue),
-            stock: Arc::new(Stock::new(FULL_FOR.min(config.interval * 5))),
+            stock: Arc::new(Stock::new(
+                FULL_FOR.min(config.interval * 5),
+                (config.size / segment_bytes) as usize,
+            )),
             room: Condvar::new(),
             halt: Halt::default(),
             pause: Pause::new(config.patience),

@@ -175,6 +175,7 @@ impl Cache {
     /// Where destaging fails and the store has halted; [`CacheError::HostFull`] where the host has
     /// had no space for long, and still has none.
     pub fn flush(&self) -> Result<(), CacheError> {
+        self.stock.cool_down();
         self.flush_to(self.newest())
     }
 
@@ -267,7 +268,10 @@ impl Cache {
         let cache_filling = queue.bytes > self.config.batch.min(self.config.size / 4)
             || queue.records > MANY_RECORDS;
         let borrowed = queue.promises.borrowed() * self.geometry.segment_bytes();
-        if cache_filling || queue.ring_is_filling() || borrowed > self.config.size / 4 {
+        if cache_filling
+            || queue.ring_is_filling()
+            || borrowed > self.config.batch.min(self.config.size / 4)
+        {
             self.signals.hurry();
         }
         self.note_crowd(queue);

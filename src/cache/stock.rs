@@ -16,6 +16,8 @@ use crate::ondisk::Space;
 
 /// Slots kept ready at the most.
 const MOST: u64 = 4096;
+/// How long slots are kept warm after a writer last asked for some.
+pub(super) const WARM_FOR: Duration = Duration::from_secs(1);
 
 /// The slots that are lent out.
 #[derive(Default)]
@@ -23,6 +25,8 @@ pub(super) struct Stock {
     state: Mutex<State>,
     /// How long a device that was full goes without being tried, where there are others.
     full_for: Duration,
+    /// Slots kept warm at the most.
+    most_warm: usize,
 }
 
 #[derive(Default)]
@@ -37,6 +41,13 @@ struct State {
     returned: Vec<Place>,
     /// Taken by the destager for a batch that came to nothing. Still lent; may hold data.
     unused: Vec<Place>,
+    /// Given up by what was in them and by the last reader, and not punched: for writers, who fill
+    /// slots whole. The host has space for them already, and those given up last also in its
+    /// memory; both cost more to come by than a slot is worth that is written over at once.
+    /// Still lent; they hold old data. The warmest is last.
+    warm: Vec<Place>,
+    /// When a writer last asked for slots.
+    asked_at: Option<Instant>,
     /// How many to keep ready: so many as the last batches took.
     want: u64,
     /// How many writers asked for since that was reckoned.
@@ -70,10 +81,12 @@ impl State {
 }
 
 impl Stock {
-    /// No slots; a device that was full is left alone for so long.
-    pub fn new(full_for: Duration) -> Self {
+    /// No slots; a device that was full is left alone for so long, and so many slots are kept
+    /// warm at the most.
+    pub fn new(full_for: Duration, most_warm: usize) -> Self {
         Self {
             full_for,
+            most_warm,
             ..Self::default()
         }
     }
@@ -109,14 +122,61 @@ impl Stock {
     /// runs low.
     pub fn borrow(&self, count: u64) -> (Vec<Place>, bool) {
         let mut state = self.state.lock();
-        state.asked += count;
-        let ready = state.usable() as u64;
-        let places = match count {
-            count if count <= ready => (0..count).filter_map(|_| state.take(false)).collect(),
-            _ => Vec::new(),
+        state.asked_at = Some(Instant::now());
+        let warm = if state.full.is_empty() {
+            state.warm.len()
+        } else {
+            0
         };
-        let low = state.ready.len() as u64 <= state.want / 2;
+        let from_warm = count.min(warm as u64);
+        let others = count - from_warm;
+        state.asked += others;
+        if others > state.usable() as u64 {
+            return (Vec::new(), true);
+        }
+        let rest = state.warm.len() - from_warm as usize;
+        let mut places = state.warm.split_off(rest);
+        places.extend((0..others).filter_map(|_| state.take(false)));
+        let low = others > 0 && state.ready.len() as u64 <= state.want / 2;
         (places, low)
+    }
+
+    /// Keeps a slot warm that nobody can look at any more, as long as writers ask for some; whether
+    /// it does.
+    pub fn keep_warm(&self, place: Place) -> bool {
+        let mut state = self.state.lock();
+        let wanted = state.asked_at.is_some_and(|at| at.elapsed() < WARM_FOR);
+        let keep = wanted && state.warm.len() < self.most_warm && state.full.is_empty();
+        if keep {
+            state.warm.push(place);
+            state.lent.insert(place);
+        }
+        keep
+    }
+
+    /// Lets no slot be kept warm before a writer asks for one again.
+    pub fn cool_down(&self) {
+        self.state.lock().asked_at = None;
+    }
+
+    /// Whether slots are kept warm.
+    pub fn is_warm(&self) -> bool {
+        !self.state.lock().warm.is_empty()
+    }
+
+    /// The slots that were kept warm, where it is time to give them back, or `all` of them in any case.
+    /// They are lent no more, but given up.
+    pub fn take_cold(&self, all: bool) -> Vec<Place> {
+        let mut state = self.state.lock();
+        let wanted = state.asked_at.is_some_and(|at| at.elapsed() < WARM_FOR);
+        if wanted && state.full.is_empty() && !all {
+            return Vec::new();
+        }
+        let cold = std::mem::take(&mut state.warm);
+        for place in &cold {
+            state.lent.remove(place);
+        }
+        cold
     }
 
     /// A writer's slot comes back.
@@ -181,7 +241,7 @@ impl Stock {
     /// The pool's slots as people see them: one that is lent out is free until it is adopted.
     pub fn shown(&self, space: Space) -> Space {
         let state = self.state.lock();
-        let lent = (state.lent.len() - state.returned.len()) as u64;
+        let lent = (state.lent.len() - state.returned.len() - state.warm.len()) as u64;
         let lent = lent.min(space.pending);
         Space {
             free: space.free + lent,
@@ -263,5 +323,32 @@ mod tests {
         stock.give_up([at(2)].into_iter());
         assert_eq!(stock.take_returned(), (vec![at(1)], vec![at(2)]));
         assert_eq!((stock.ready(), stock.lent()), (1, 1));
+    }
+
+    #[test]
+    fn slots_are_kept_warm_for_writers_as_long_as_these_ask() {
+        let stock = Stock::new(Duration::ZERO, 2);
+        assert!(!stock.keep_warm(at(1)), "nobody asked");
+        stock.borrow(1);
+        let kept = [at(1), at(2), at(3)].map(|place| stock.keep_warm(place));
+        assert_eq!(kept, [true, true, false]);
+        assert_eq!((stock.ready(), stock.lent(), stock.is_warm()), (0, 2, true));
+        assert_eq!(
+            stock.take(),
+            None,
+            "who fills a slot in part gets an empty one"
+        );
+        // The warmest first, and others with them.
+        stock.add(&[at(5), at(6)]);
+        assert_eq!(stock.borrow(1).0, [at(2)]);
+        assert_eq!(stock.borrow(3).0, [at(1), at(5), at(6)]);
+        assert!(stock.keep_warm(at(2)));
+        assert!(stock.take_cold(false).is_empty());
+        stock.cool_down();
+        assert_eq!(stock.take_cold(false), [at(2)]);
+        assert!(!stock.is_lent(at(2)) && !stock.keep_warm(at(2)));
+        stock.borrow(1);
+        assert!(stock.keep_warm(at(2)));
+        assert_eq!(stock.take_cold(true), [at(2)]);
     }
 }

@@ -61,27 +61,33 @@ impl Reclaim {
         self.waiting.is_empty()
     }
 
-    /// Frees a chunk of those that nobody can look at any more. Returns how many it freed.
+    /// Frees a chunk of those that nobody can look at any more, or has the stock keep them warm.
+    /// Returns how many it freed.
     pub fn step(
         &mut self,
         catalog: &Catalog,
         pool: &Pool,
+        stock: &Stock,
         blocks: usize,
     ) -> Result<usize, CacheError> {
-        let ready: Vec<_> = self
-            .waiting
-            .iter()
-            .take(CHUNK)
-            .take_while(|(generation, _)| catalog.quiesced(*generation))
-            .collect();
-        if ready.is_empty() {
+        let quiesced = |(generation, _): &&(u64, Place)| catalog.quiesced(*generation);
+        let ready = self.waiting.iter().take(CHUNK).take_while(quiesced);
+        let ready = ready.count();
+        if ready == 0 {
             return Ok(0);
         }
-        // A commit that failed must not come back with a crash and lead to what is punched now.
+        // A commit that failed must not come back with a crash and lead to what is punched now, or
+        // written over.
         catalog.withdraw()?;
+        let mut cold: Vec<_> = self.waiting.drain(..ready).collect();
+        cold.retain(|(_, place)| !stock.keep_warm(*place));
+        let ready = cold.len();
+        cold.into_iter()
+            .rev()
+            .for_each(|one| self.waiting.push_front(one));
         let deadline = Instant::now() + AT_ONCE;
         let mut changes = Vec::new();
-        for (_, place) in ready {
+        for (_, place) in self.waiting.iter().take(ready) {
             if let Err(error) = pool.punch(*place, 0..blocks) {
                 log::warn!("space of {place} stays with the host's file: {error}");
             }

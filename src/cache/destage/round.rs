@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::super::CacheError;
 use super::super::state::Cache;
+use super::super::stock::WARM_FOR;
 use super::allocate::Allocator;
 use super::holes::Holes;
 use super::pace::Pace;
@@ -131,6 +132,10 @@ impl Destager {
             BACKGROUND_PAUSE
         };
         let time = pause.min(interval.saturating_sub(last.elapsed()));
+        let time = match self.cache.stock.is_warm() {
+            true => time.min(WARM_FOR),
+            false => time,
+        };
         if self.cache.pause.is_paused() {
             self.cache.signals.wait_paused(time)
         } else {

@@ -23,6 +23,10 @@ impl Destager {
         loop {
             let view = self.cache.catalog.view();
             let found = self.slots.prepare(&view, count)?;
+            if found < count {
+                self.cache.stock.cool_down();
+                self.take_cold(true);
+            }
             let given_up = view.space().pending > self.cache.stock.lent();
             drop(view);
             if found >= count || !given_up || Instant::now() > deadline {
@@ -66,17 +70,28 @@ impl Destager {
         self.cache.room.notify_all();
     }
 
+    /// Takes up slots that are kept warm no longer.
+    fn take_cold(&mut self, all: bool) {
+        let cold = self.cache.stock.take_cold(all);
+        let generation = self.cache.catalog.view().generation();
+        self.reclaim.add(generation, &cold);
+    }
+
     pub(super) fn reclaim_some(&mut self) -> Result<usize, CacheError> {
         self.take_returned();
+        self.take_cold(false);
         // What the journal refers to is not known before all of it has been read.
         if self.cache.queue.lock().recovering {
             return Ok(0);
         }
         self.reclaim.load(&self.cache.catalog, &self.cache.stock)?;
         let blocks = self.cache.geometry.blocks();
-        let freed = self
-            .reclaim
-            .step(&self.cache.catalog, &self.cache.pool, blocks)?;
+        let freed = self.reclaim.step(
+            &self.cache.catalog,
+            &self.cache.pool,
+            &self.cache.stock,
+            blocks,
+        )?;
         if freed > 0 {
             self.refresh_space();
         }
