@@ -1,4 +1,4 @@
-//! Many writes at once, past the host's page cache: the kernel's asynchronous I/O.
+//! Many writes or reads at once, past the host's page cache: the kernel's asynchronous I/O.
 //!
 //! Of the ways to keep a disk busy from one thread this is the one that is there everywhere: io_uring
 //! is as fast, and is forbidden in many containers; a thread for each write costs a switch of threads
@@ -11,13 +11,14 @@ use std::ptr;
 
 use rustix::io::Errno;
 
-use super::Write;
+use super::{Read, Write};
 
 /// Writes that are under way at a time.
 const DEPTH: usize = 64;
 /// New ones are begun when so many are done: a system call for each would cost as much as the write.
 const AT_ONCE: usize = 16;
 
+const PREAD: u16 = 0;
 const PWRITEV: u16 = 8;
 
 /// One request, as `linux/aio_abi.h` has it.
@@ -78,37 +79,64 @@ impl Queue {
         &mut self,
         file: BorrowedFd<'_>,
         writes: &[Write<'_>],
+        done: impl FnMut(usize, Result<u64, Errno>),
+    ) -> io::Result<()> {
+        let request = |(number, write): (usize, &Write<'_>)| Request {
+            data: number as u64,
+            opcode: PWRITEV,
+            file: file.as_raw_fd() as u32,
+            buf: write.bufs.as_ptr().addr() as u64,
+            count: write.bufs.len() as u64,
+            offset: write.offset as i64,
+            ..Request::default()
+        };
+        self.run(writes.iter().enumerate().map(request).collect(), done)
+    }
+
+    /// Makes all the reads, as [`write`](Self::write) does writes.
+    ///
+    /// # Errors
+    /// Where the kernel takes no more of them; some may have been made then.
+    pub fn read(
+        &mut self,
+        file: BorrowedFd<'_>,
+        reads: &mut [Read<'_>],
+        done: impl FnMut(usize, Result<u64, Errno>),
+    ) -> io::Result<()> {
+        let request = |(number, read): (usize, &mut Read<'_>)| Request {
+            data: number as u64,
+            opcode: PREAD,
+            file: file.as_raw_fd() as u32,
+            buf: read.buf.as_mut_ptr().expose_provenance() as u64,
+            count: read.buf.len() as u64,
+            offset: read.offset as i64,
+            ..Request::default()
+        };
+        self.run(reads.iter_mut().enumerate().map(request).collect(), done)
+    }
+
+    /// Makes the requests. The memory that they lead to is the caller's, borrowed until this returns.
+    fn run(
+        &mut self,
+        mut requests: Vec<Request>,
         mut done: impl FnMut(usize, Result<u64, Errno>),
     ) -> io::Result<()> {
-        let mut requests = [Request::default(); DEPTH];
         let (mut next, mut under_way) = (0, 0);
         let mut refused = None;
-        while under_way > 0 || (next < writes.len() && refused.is_none()) {
-            let room = if refused.is_some() {
-                0
-            } else {
-                DEPTH - under_way
+        while under_way > 0 || (next < requests.len() && refused.is_none()) {
+            let room = match refused {
+                Some(_) => 0,
+                None => DEPTH - under_way,
             };
-            let some = &writes[next..writes.len().min(next + room)];
-            for (request, (number, write)) in requests.iter_mut().zip((next..).zip(some)) {
-                *request = Request {
-                    data: number as u64,
-                    opcode: PWRITEV,
-                    file: file.as_raw_fd() as u32,
-                    buf: write.bufs.as_ptr().addr() as u64,
-                    count: write.bufs.len() as u64,
-                    offset: write.offset as i64,
-                    ..Request::default()
-                };
-            }
-            match self.submit(&mut requests[..some.len()]) {
+            let end = requests.len().min(next + room);
+            match self.submit(&mut requests[next..end]) {
                 Ok(begun) => (next, under_way) = (next + begun, under_way + begun),
                 Err(Errno::INTR) => {}
                 // The kernel is out of something; what is under way will free some.
                 Err(Errno::AGAIN) if under_way > 0 => {}
                 Err(error) => refused = Some(error),
             }
-            let least = if next < writes.len() && refused.is_none() {
+            let least = if next < requests.len() && refused.is_none() {
                 under_way.min(AT_ONCE)
             } else {
                 under_way
@@ -117,10 +145,8 @@ impl Queue {
             for event in self.wait(least, &mut events) {
                 under_way -= 1;
                 let errno = || Errno::from_raw_os_error(-event.result as i32);
-                done(
-                    event.data as usize,
-                    u64::try_from(event.result).map_err(|_| errno()),
-                );
+                let result = u64::try_from(event.result).map_err(|_| errno());
+                done(event.data as usize, result);
             }
         }
         refused.map_or(Ok(()), |errno| Err(errno.into()))
@@ -138,7 +164,7 @@ impl Queue {
         }
         let count = requests.len();
         // SAFETY: the requests and the lists of buffers that they lead to outlive the call, which
-        // copies both. The buffers themselves are borrowed by `write`, which does not return
+        // copies both. The buffers themselves are borrowed by `write` or `read`, which do not return
         // before no request is under way any more.
         let begun = unsafe { libc::syscall(libc::SYS_io_submit, self.0, count, list.as_mut_ptr()) };
         usize::try_from(begun).map_err(|_| last_errno())
@@ -189,7 +215,6 @@ mod tests {
     use std::fs::File;
     use std::io::IoSlice;
     use std::os::fd::AsFd;
-    use std::os::unix::fs::FileExt;
 
     use super::*;
 
@@ -220,7 +245,15 @@ mod tests {
         queue.write(file.as_fd(), &writes, answer).unwrap();
         assert_eq!(answers, vec![1; 500]);
         let mut read = vec![0; 5000];
-        file.read_exact_at(&mut read, 0).unwrap();
+        let mut reads: Vec<Read<'_>> = (0..)
+            .zip(read.chunks_mut(10))
+            .map(|(at, buf)| Read {
+                offset: at * 10,
+                buf,
+            })
+            .collect();
+        let answer = |_, done: Result<u64, Errno>| assert_eq!(done, Ok(10));
+        queue.read(file.as_fd(), &mut reads, answer).unwrap();
         for (at, read) in read.rchunks(10).enumerate() {
             assert_eq!(read[..7], bytes[at % 200..][..7], "{at}");
             assert_eq!(read[7..], bytes[..3]);

@@ -17,7 +17,7 @@ use super::aio::Queue;
 use super::discard::discard;
 use super::range::{total, within};
 use super::transfer::{IOV_MAX, read_full, write_all};
-use super::{Device, DeviceError, HostSpace, Operation, Write};
+use super::{Device, DeviceError, HostSpace, Operation, Read, Write};
 use crate::base::BLOCK;
 use crate::config::Layout;
 
@@ -330,6 +330,31 @@ impl Device for FileDevice {
         }
         let mut left = writes.iter().zip(left).filter(|(_, left)| *left);
         left.try_for_each(|(write, _)| self.write_at(write.bufs, write.offset))
+    }
+
+    fn read_each(&self, reads: &mut [Read<'_>]) -> Vec<bool> {
+        let mut made = vec![false; reads.len()];
+        let inside = |read: &Read<'_>| {
+            let len = read.buf.len() as u64;
+            self.check(Operation::Read, read.offset, len).is_ok()
+                && read.offset.is_multiple_of(BLOCK as u64)
+                && is_aligned(read.buf)
+        };
+        let mut queue = self.queue.lock();
+        if reads.iter().all(inside)
+            && self.has_queue(&mut queue)
+            && let (Some(direct), Some(queue)) = (self.direct(), &mut *queue)
+        {
+            let lens: Vec<u64> = reads.iter().map(|read| read.buf.len() as u64).collect();
+            let answer = |number: usize, done| made[number] = done == Ok(lens[number]);
+            // What was not made says that all was not.
+            let _ = queue.read(direct.as_fd(), reads, answer);
+        }
+        drop(queue);
+        for (read, made) in reads.iter_mut().zip(&mut made) {
+            *made = *made || self.read_at(read.buf, read.offset).is_ok();
+        }
+        made
     }
 
     fn prefetch(&self, offset: u64, len: u64) -> bool {

@@ -77,6 +77,14 @@ pub trait Device: Send + Sync {
             .try_for_each(|write| self.write_at(write.bufs, write.offset))
     }
 
+    /// Makes all these reads, in any order, and says which of them it could; where a device is faster
+    /// with many at a time, many at a time, past the host's memory. Who wants to know why one could
+    /// not be made asks for it by [`read_at`](Self::read_at).
+    fn read_each(&self, reads: &mut [Read<'_>]) -> Vec<bool> {
+        let mut read = |read: &mut Read<'_>| self.read_at(read.buf, read.offset).is_ok();
+        reads.iter_mut().map(&mut read).collect()
+    }
+
     /// Has the host bring a range into its memory, and does not wait until it is there. Says whether
     /// that can be done, and makes it faster to write to parts of pages there.
     fn prefetch(&self, _offset: u64, _len: u64) -> bool {
@@ -117,6 +125,15 @@ pub struct Write<'a> {
     pub offset: u64,
     /// What, one after the other.
     pub bufs: &'a [IoSlice<'a>],
+}
+
+/// One of many reads.
+#[derive(Debug)]
+pub struct Read<'a> {
+    /// From where.
+    pub offset: u64,
+    /// Where to.
+    pub buf: &'a mut [u8],
 }
 
 /// Space of a file system of the host.

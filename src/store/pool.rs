@@ -1,5 +1,6 @@
 //! The pool: the open devices, and segments on them by place.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use super::complaints::Complaints;
 use crate::base::sync::{spawn_scoped, thread};
 use crate::base::{BLOCK, BLOCK_SIZE, DeviceNo, Geometry, Place, Slot};
-use crate::device::{Device, DeviceError, HostSpace, Write};
+use crate::device::{Device, DeviceError, HostSpace, Read, Write};
 use crate::ondisk::{
     DATA_START, DeviceRecord, FOREIGN_PROBE, RawSuper, SuperError, Superblock, Uuid, foreign,
     slot_start,
@@ -405,6 +406,30 @@ impl Pool {
         let (member, at) = self.locate(place, block..end)?;
         let failures = &member.failures;
         Ok(failures.note(&failures.writes, member.device.write_at(bufs, at))?)
+    }
+
+    /// Makes many reads of whole blocks, each from a block of a segment on, and says which of them it
+    /// could.
+    ///
+    /// # Errors
+    /// Where one of them is not within its segment, or its device is missing.
+    pub fn read_each(&self, reads: Vec<(Place, usize, &mut [u8])>) -> Result<Vec<bool>, PoolError> {
+        let mut of_device = BTreeMap::<DeviceNo, (Vec<usize>, Vec<Read<'_>>)>::new();
+        let mut made = vec![false; reads.len()];
+        for (number, (place, block, buf)) in reads.into_iter().enumerate() {
+            let end = block.saturating_add(blocks_in(buf.len() as u64)?);
+            let (_, offset) = self.locate(place, block..end)?;
+            let (numbers, reads) = of_device.entry(place.device).or_default();
+            numbers.push(number);
+            reads.push(Read { offset, buf });
+        }
+        for (device, (numbers, mut reads)) in of_device {
+            let answers = self.member(device)?.device.read_each(&mut reads);
+            for (number, answer) in numbers.into_iter().zip(answers) {
+                made[number] = answer;
+            }
+        }
+        Ok(made)
     }
 
     /// Makes many writes to segments of one device, each of whole blocks to a block of a slot, in any

@@ -12,7 +12,7 @@ use super::segment::Update;
 use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Timestamp};
 
 /// Records taken in one go at the most.
-const MAX_RECORDS: usize = 4 << 10;
+const MAX_RECORDS: usize = 16 << 10;
 /// Segments that the records of one go touch, about, so that one commit stays small however many
 /// discards there are.
 const MAX_SEGMENTS: u64 = 8 << 10;

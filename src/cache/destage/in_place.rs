@@ -16,7 +16,51 @@ use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
 /// Own layers that are put together into one with what comes next.
 const MANY_OWN: usize = 8;
 
+/// What own layers and an update make together.
+struct Together {
+    data: BlockMask,
+    zero: BlockMask,
+    /// What of the layers shows.
+    kept: Vec<(Extent, BlockMask)>,
+}
+
+impl Together {
+    fn of(own: &[Layer], update: &Update) -> Self {
+        let (data, zero) = (update.data(), update.zero);
+        let kept = Vec::with_capacity(own.len());
+        let mut all = Self { data, zero, kept };
+        for (_, layer) in own {
+            let hidden = all.data.or(&all.zero);
+            let shows = layer.data.minus(&hidden);
+            all.data = all.data.or(&shows);
+            all.zero = all.zero.or(&layer.zero.minus(&hidden));
+            all.kept.extend(layer.extent().map(|from| (from, shows)));
+        }
+        all
+    }
+}
+
 impl Context<'_> {
+    /// What [`change_own`](Self::change_own) is going to move, so that it can be read ahead; it may be
+    /// wrong.
+    pub(super) fn about_to_move(
+        &self,
+        own: &[Layer],
+        layers: usize,
+        update: &Update,
+    ) -> Vec<(Extent, BlockMask)> {
+        let stays = |(_, top): &Layer| top.has_own_slot() || top.place.is_none();
+        let in_place = own
+            .iter()
+            .fold(BlockMask::EMPTY, |all, (_, layer)| all.or(&layer.data));
+        let together = layers < MAX_LAYERS && own.len() >= MANY_OWN;
+        if !together || own.first().is_some_and(stays) || update.data().minus(&in_place).is_empty()
+        {
+            return Vec::new();
+        }
+        Together::of(own, update).kept
+    }
+
     /// Plans the change. `own` are the own layers, at least one, of `layers` in all. Returns the
     /// top layer as it is then, and the blocks that were merged into it.
     pub(super) fn change_own(
@@ -148,19 +192,13 @@ impl Context<'_> {
         work: &mut Work,
     ) -> Result<Option<Descriptor>, CacheError> {
         let segment = own[0].0.segment;
-        let (mut data, mut zero) = (update.data(), update.zero);
-        let mut parts = Vec::with_capacity(own.len());
-        for (_, layer) in own {
-            let hidden = data.or(&zero);
-            let shows = layer.data.minus(&hidden);
-            data = data.or(&shows);
-            zero = zero.or(&layer.zero.minus(&hidden));
-            if let Some(from) = layer.extent() {
-                let Some(part) = readable(self.pool, self.read(segment, &from, &shows))? else {
-                    return Ok(None);
-                };
-                parts.push(part);
-            }
+        let Together { data, zero, kept } = Together::of(own, update);
+        let mut parts = Vec::with_capacity(kept.len());
+        for (from, shows) in kept {
+            let Some(part) = readable(self.pool, self.read(segment, &from, &shows))? else {
+                return Ok(None);
+            };
+            parts.push(part);
         }
         let to = self.new_extent(&data, is_thin(&data, self.geometry), slots, work)?;
         fill_some(Some(to), update, &update.data(), work);

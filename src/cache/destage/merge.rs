@@ -2,7 +2,7 @@
 
 use super::super::CacheError;
 use super::allocate::Allocator;
-use super::moving::{Moving, readable};
+use super::moving::{Fetched, Moving, readable};
 use super::segment::{is_thin, new_packed};
 use super::work::Work;
 use crate::base::{BlockMask, Geometry};
@@ -100,11 +100,11 @@ impl Merge {
 
     /// What has to be moved.
     fn read(&self, target: &Target, tools: &Tools<'_>) -> Result<Moving, CacheError> {
-        let mut moving = Moving::default();
+        let (mut moving, nothing) = (Moving::default(), Fetched::default());
         for (version, shows) in &self.sources {
             let stays = |from: &Extent| matches!(target, Target::Here(to) if to == from);
             if let Some(from) = version.extent().filter(|from| !stays(from)) {
-                moving.read((tools.pool, tools.view), &from, shows)?;
+                moving.read((tools.pool, tools.view, &nothing), &from, shows)?;
             }
         }
         Ok(moving)

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use super::super::{CacheError, Frame, Lent, MapState};
 use super::allocate::Allocator;
-use super::moving::{Moving, readable};
+use super::moving::{Fetched, Moving, readable};
 use super::work::{Data, Work};
-use crate::base::{BlockMask, DeviceNo, Epoch, Geometry, MapId, SegmentNo};
+use crate::base::{BLOCK, BlockMask, DeviceNo, Epoch, Geometry, MapId, SegmentNo};
 use crate::ondisk::{Change, Descriptor, Extent, Origin, VersionKey};
 use crate::store::{At, Pool, Source, View};
 
@@ -28,6 +28,11 @@ const THIN: usize = 4;
 /// A thin version that has to move, since more is written to it, is thin still with no more than
 /// this part. It is written anew each time.
 const GROWN_THIN: usize = 8;
+
+/// Segments looked at before they are planned, and blocks read for them, at the most: enough to keep
+/// a disk busy.
+const SEGMENTS_AHEAD: usize = 512;
+const BLOCKS_AHEAD: usize = (4 << 20) / BLOCK;
 
 /// [`MANY_LAYERS`] or somewhat fewer: not all segments of a disk are to be merged after the same
 /// snapshot.
@@ -123,6 +128,8 @@ pub(super) struct Context<'a> {
     pub unsettled: Option<&'a MapState>,
     /// Devices that the host has no space for, where there are others: what is new goes to those.
     pub full: &'a [DeviceNo],
+    /// What is about to be moved, as far as it was read ahead.
+    pub fetched: Fetched,
 }
 
 /// A version, and what it is found by.
@@ -155,18 +162,42 @@ impl Outcome {
 }
 
 impl Context<'_> {
+    /// The next segments of a run, with their layers; what of these is about to be moved is read, for
+    /// all of them at once.
+    pub fn look_ahead(
+        &mut self,
+        updates: &mut impl Iterator<Item = (SegmentNo, Update)>,
+    ) -> Result<Vec<(SegmentNo, Update, Vec<Layer>)>, CacheError> {
+        let (mut next, mut moves, mut blocks) = (Vec::new(), Vec::new(), 0);
+        while next.len() < SEGMENTS_AHEAD && blocks < BLOCKS_AHEAD {
+            let Some((segment, update)) = updates.next() else {
+                break;
+            };
+            let layers = match update.is_nothing() {
+                true => Vec::new(),
+                false => self.layers(segment)?,
+            };
+            let own = &layers[..self.own(&layers)];
+            for (from, shows) in self.about_to_move(own, layers.len(), &update) {
+                blocks += shows.count();
+                moves.push((from, shows));
+            }
+            next.push((segment, update, layers));
+        }
+        self.fetched = Fetched::read(self.pool, &moves)?;
+        Ok(next)
+    }
+
     /// Plans one segment, and puts what is to be done into `work`.
     pub fn plan(
         &self,
         segment: SegmentNo,
-        update: Update,
+        (update, layers): (Update, Vec<Layer>),
         slots: &mut Allocator,
         work: &mut Work,
     ) -> Result<Outcome, CacheError> {
-        let layers = self.layers(segment)?;
         let live = layers.first().map(|(_, live)| live);
-        let is_own = |(_, layer): &&Layer| self.newest_snapshot.is_none_or(|s| layer.birth > s);
-        let own = layers.iter().take_while(is_own).count();
+        let own = self.own(&layers);
         let touched = update.data().or(&update.zero);
         let before = allocated(&layers, touched);
         let key = VersionKey {
@@ -276,9 +307,15 @@ impl Context<'_> {
             }))
     }
 
+    /// How many of the layers no snapshot sees: the first so many.
+    pub fn own(&self, layers: &[Layer]) -> usize {
+        let is_own = |(_, layer): &&Layer| self.newest_snapshot.is_none_or(|s| layer.birth > s);
+        layers.iter().take_while(is_own).count()
+    }
+
     /// The versions that the segment consists of, the newest first, down to where each block is
     /// spoken for.
-    fn layers(&self, segment: SegmentNo) -> Result<Vec<Layer>, CacheError> {
+    pub fn layers(&self, segment: SegmentNo) -> Result<Vec<Layer>, CacheError> {
         let (mut layers, mut covered) = (Vec::new(), BlockMask::EMPTY);
         self.view
             .layers(self.map, segment, At::Live, &mut |key, descriptor| {
@@ -379,7 +416,8 @@ impl Context<'_> {
     ) -> Result<Moving, CacheError> {
         let unsure = blocks.and(&self.unsure(segment));
         let mut moving = Moving::default();
-        moving.read((self.pool, self.view), from, &blocks.minus(&unsure))?;
+        let of = (self.pool, self.view, &self.fetched);
+        moving.read(of, from, &blocks.minus(&unsure))?;
         moving.read_as_is(self.pool, from, &unsure)?;
         Ok(moving)
     }

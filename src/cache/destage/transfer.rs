@@ -11,6 +11,7 @@ use super::super::state::Cache;
 use super::super::throttle::Throttle;
 use super::allocate::lend_changes;
 use super::batch::{Run, Settled, collect, mark_done, mark_undone, segments, settle};
+use super::moving::Fetched;
 use super::round::Destager;
 use super::segment::{Context, Outcome, Update};
 use super::work::Work;
@@ -143,7 +144,7 @@ impl Destager {
     /// it stays free, and that lasts for several batches.
     pub(super) fn largest_batch(&self) -> u64 {
         let reserve = Throttle::reserve(self.cache.frames.size()) as u64 * BLOCK_SIZE;
-        self.cache.config.batch.min(reserve / 3).max(BLOCK_SIZE)
+        self.cache.config.batch.min(reserve / 2).max(BLOCK_SIZE)
     }
 
     /// How many of the segments have no slot that their update can go to.
@@ -217,25 +218,28 @@ impl Destager {
                     what: format!("disk {}", run.disk),
                 });
             };
-            let context = context(&cache, view, &run, budget, &full)?;
-            for (segment, update) in updates {
-                let writes = update.writes;
-                let outcome = if update.is_nothing() {
-                    Outcome::NOTHING
-                } else {
-                    context.plan(segment, update, &mut self.slots, work)?
-                };
-                disk.allocated = disk.allocated.saturating_add_signed(outcome.allocated);
-                let key = ClaimKey {
-                    map: run.map.id,
-                    epoch: run.epoch,
-                    segment,
-                };
-                settled.push(Settled {
-                    key,
-                    writes,
-                    has_slot: outcome.has_slot && !context.copy_on_write,
-                });
+            let mut context = context(&cache, view, &run, budget, &full)?;
+            let mut updates = updates.into_iter().peekable();
+            while updates.peek().is_some() {
+                for (segment, update, layers) in context.look_ahead(&mut updates)? {
+                    let writes = update.writes;
+                    let outcome = if update.is_nothing() {
+                        Outcome::NOTHING
+                    } else {
+                        context.plan(segment, (update, layers), &mut self.slots, work)?
+                    };
+                    disk.allocated = disk.allocated.saturating_add_signed(outcome.allocated);
+                    let key = ClaimKey {
+                        map: run.map.id,
+                        epoch: run.epoch,
+                        segment,
+                    };
+                    settled.push(Settled {
+                        key,
+                        writes,
+                        has_slot: outcome.has_slot && !context.copy_on_write,
+                    });
+                }
             }
             disk.applied = run.last();
             disk.size = run
@@ -352,6 +356,8 @@ impl Destager {
                         zero: blocks,
                         ..Update::default()
                     };
+                    let layers = context.layers(segment)?;
+                    let update = (update, layers);
                     let outcome = context.plan(segment, update, &mut self.slots, &mut work)?;
                     allocated += outcome.allocated;
                     settled.push(Settled {
@@ -411,5 +417,6 @@ fn context<'a>(
         merge_budget,
         unsettled: unsettled.then_some(&*run.map),
         full,
+        fetched: Fetched::default(),
     })
 }
