@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -509,4 +510,89 @@ fn p7_big_writes_fill_a_pool_to_its_last_slot() {
     let pool = engine.status().pool;
     assert_eq!((pool.used, pool.available), (0, pool.total));
     assert_eq!(engine.allocated(), 2 * 4096, "the superblocks");
+}
+
+/// Slots that a stream gives up go to the next writer as they are; what a crash leaves of that is what
+/// was written, and its space comes back (P5, P6, P9).
+#[test]
+fn slots_that_are_still_warm_are_written_over() {
+    const SEGMENTS: u64 = 4;
+    let engine = Engine::new(Shape {
+        interval: Duration::from_millis(5),
+        cache: 64 << 20,
+        batch: 16 << 20,
+        journal: 32 << 20,
+        ..Shape::default()
+    });
+    let disk = engine.create(new_disk("d", 64 * SEGMENT)).unwrap();
+    fill_stock(&engine);
+    let (mut writes, mut places) = (Vec::new(), BTreeSet::new());
+    let punches = |engine: &Engine| -> u64 {
+        let counts = engine.disk.counts();
+        let pool = |name: &&str| counts.get(*name).map_or(0, |of| of.1);
+        ["pool0", "pool1"].iter().map(pool).sum()
+    };
+    let (first, before) = (engine.disk.crash_points(), punches(&engine));
+    for number in 0..60 {
+        let (segment, byte) = (number % SEGMENTS, number as u8 + 1);
+        let begun = engine.disk.crash_points();
+        engine
+            .write(disk, segment * SEGMENT, &vec![byte; SEGMENT as usize])
+            .unwrap();
+        writes.push((segment, byte, begun, engine.disk.crash_points()));
+        // Moved and given up, without a flush, which would have all of it punched.
+        while waiting(&engine).0 > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        engine.rest().unwrap();
+        places.insert(engine.place("d", None, segment * BLOCKS).0);
+    }
+    let punched = punches(&engine) - before;
+    assert!(
+        places.len() < 30 && punched < 30,
+        "{punched} of 56 punched, {places:?}"
+    );
+    let last = engine.disk.crash_points();
+    for events in (first..last).step_by((last - first) / 60) {
+        let images = engine.disk.kill_image_at(events);
+        checks::clean(&images, "as the death left it");
+        let opened = Engine::open_images(&images, engine.shape);
+        for segment in 0..SEGMENTS {
+            let of = writes.iter().filter(|write| write.0 == segment);
+            let acked = of.clone().rfind(|write| write.3 <= events);
+            let begun = of.clone().rfind(|write| write.2 < events);
+            let allowed = [acked, begun].map(|write| write.map_or(0, |write| write.1));
+            let found = self::segment(&opened, "d", segment);
+            assert!(found.iter().all(|byte| *byte == found[0]), "{found:?}");
+            assert!(
+                allowed.contains(&found[0]),
+                "{} is not of {allowed:?}",
+                found[0]
+            );
+        }
+        settle(&opened);
+        let (has, used) = (opened.allocated(), opened.status().pool.used);
+        assert!(
+            // The superblocks are not in use.
+            has <= used + 2 * 4096,
+            "after {events} events the host has {has} for {used}"
+        );
+        opened.volumes.abandon();
+        for seed in 0..2 {
+            let images = engine.disk.image_at(events, seed);
+            checks::clean(&images, "as the power loss left it");
+            let opened = Engine::open_images(&images, engine.shape);
+            for segment in 0..SEGMENTS {
+                let found = self::segment(&opened, "d", segment);
+                assert!(found.iter().all(|byte| *byte == found[0]), "{found:?}");
+            }
+            opened.volumes.abandon();
+        }
+    }
+    settle(&engine);
+    let (has, used) = (engine.allocated(), engine.status().pool.used);
+    assert!(
+        has <= used + 2 * 4096,
+        "at last the host has {has} for {used}"
+    );
 }

@@ -125,6 +125,7 @@ impl Cache {
         let time = now();
         let first = queue.next;
         let op_seq = Seq(first.0 + append.parts.len() as u64);
+        debug_assert!(append.parts.len() <= 3);
         let last = op_seq.0 - u64::from(append.then.is_none());
         let mut heads = SmallVec::<[(Vec<u8>, usize); 3]>::new();
         for (part, seq) in append.parts.iter().zip(first.0..) {

@@ -234,6 +234,8 @@ impl Scan {
         ahead.pass(found);
         for _ in 0..found.header.more {
             match ahead.best(catalog)? {
+                // In place of a member that was given up: then all of them were to be.
+                Some(found) if matches!(found.body, Body::Skip(_)) => return Ok(false),
                 Some(found) => ahead.pass(&found),
                 None => return Ok(false),
             }

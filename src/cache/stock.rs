@@ -48,6 +48,8 @@ struct State {
     warm: Vec<Place>,
     /// When a writer last asked for slots.
     asked_at: Option<Instant>,
+    /// None is kept warm before this.
+    cold_until: Option<Instant>,
     /// How many to keep ready: so many as the last batches took.
     want: u64,
     /// How many writers asked for since that was reckoned.
@@ -68,6 +70,13 @@ impl State {
             .iter()
             .position(|at| !full.contains_key(&at.device))?;
         self.ready.remove(at)
+    }
+
+    /// Whether slots are worth to be kept warm.
+    fn wants_warm(&self) -> bool {
+        let asked = self.asked_at.is_some_and(|at| at.elapsed() < WARM_FOR);
+        let cold = self.cold_until.is_some_and(|until| Instant::now() < until);
+        asked && !cold && self.full.is_empty()
     }
 
     /// How many ready slots are on devices that may have space.
@@ -145,8 +154,7 @@ impl Stock {
     /// it does.
     pub fn keep_warm(&self, place: Place) -> bool {
         let mut state = self.state.lock();
-        let wanted = state.asked_at.is_some_and(|at| at.elapsed() < WARM_FOR);
-        let keep = wanted && state.warm.len() < self.most_warm && state.full.is_empty();
+        let keep = state.wants_warm() && state.warm.len() < self.most_warm;
         if keep {
             state.warm.push(place);
             state.lent.insert(place);
@@ -159,17 +167,21 @@ impl Stock {
         self.state.lock().asked_at = None;
     }
 
+    /// Lets no slot be kept warm for a while, whoever asks: space is short.
+    pub fn stay_cold(&self) {
+        self.state.lock().cold_until = Some(Instant::now() + WARM_FOR);
+    }
+
     /// Whether slots are kept warm.
     pub fn is_warm(&self) -> bool {
         !self.state.lock().warm.is_empty()
     }
 
-    /// The slots that were kept warm, where it is time to give them back, or `all` of them in any case.
-    /// They are lent no more, but given up.
-    pub fn take_cold(&self, all: bool) -> Vec<Place> {
+    /// The slots that were kept warm, where it is time to give them back. They are lent no more, but
+    /// given up.
+    pub fn take_cold(&self) -> Vec<Place> {
         let mut state = self.state.lock();
-        let wanted = state.asked_at.is_some_and(|at| at.elapsed() < WARM_FOR);
-        if wanted && state.full.is_empty() && !all {
+        if state.wants_warm() {
             return Vec::new();
         }
         let cold = std::mem::take(&mut state.warm);
@@ -231,11 +243,12 @@ impl Stock {
         self.state.lock().lent.len() as u64
     }
 
-    /// How many slots of a device are lent.
+    /// How many slots of a device are lent, and hold nothing that has been given up.
     pub fn lent_of(&self, device: DeviceNo) -> u64 {
         let state = self.state.lock();
         let of_device = |place: &&Place| place.device == device;
-        state.lent.iter().filter(of_device).count() as u64
+        let given_up = state.returned.iter().chain(&state.warm);
+        (state.lent.iter().filter(of_device).count() - given_up.filter(of_device).count()) as u64
     }
 
     /// The pool's slots as people see them: one that is lent out is free until it is adopted.
@@ -343,12 +356,15 @@ mod tests {
         assert_eq!(stock.borrow(1).0, [at(2)]);
         assert_eq!(stock.borrow(3).0, [at(1), at(5), at(6)]);
         assert!(stock.keep_warm(at(2)));
-        assert!(stock.take_cold(false).is_empty());
+        assert!(stock.take_cold().is_empty());
         stock.cool_down();
-        assert_eq!(stock.take_cold(false), [at(2)]);
-        assert!(!stock.is_lent(at(2)) && !stock.keep_warm(at(2)));
-        stock.borrow(1);
+        assert_eq!(stock.take_cold(), [at(2)]);
+        stock.borrow(0);
         assert!(stock.keep_warm(at(2)));
-        assert_eq!(stock.take_cold(true), [at(2)]);
+        // Also where writers go on asking.
+        stock.stay_cold();
+        stock.borrow(0);
+        assert_eq!(stock.take_cold(), [at(2)]);
+        assert!(!stock.is_lent(at(2)) && !stock.keep_warm(at(2)));
     }
 }

@@ -80,6 +80,14 @@ struct Next {
     session: u32,
 }
 
+/// What of the rest of a change is there.
+enum Rest {
+    There,
+    Missing,
+    /// Nobody can tell, because of this record.
+    Unknown(Seq, String),
+}
+
 impl Next {
     fn after(found: &Found) -> Self {
         Self {
@@ -154,8 +162,13 @@ impl<'a> Reader<'a> {
         let torn = loop {
             let found = match self.find(&next, &past, &created) {
                 Spot::Record(found) => match self.has_rest_of(&found, &past, &created) {
-                    true => found,
-                    false => break true,
+                    Rest::There => found,
+                    Rest::Missing => break true,
+                    Rest::Unknown(seq, error) => {
+                        let message = format!("record {seq} can't be read: {error}");
+                        findings.add(self.damage(message, next.at));
+                        break false;
+                    }
                 },
                 Spot::Without(found, missing) => {
                     if !past.was_durable(next.seq) {
@@ -220,21 +233,22 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the records behind this one that are of the same change are there too.
-    fn has_rest_of(&self, found: &Found, past: &Past, created: &Created) -> bool {
+    fn has_rest_of(&self, found: &Found, past: &Past, created: &Created) -> Rest {
         let (mut next, mut past) = (Next::after(found), *past);
         past.learn(&found.header);
         for _ in 0..found.header.more {
             match self.find(&next, &past, created) {
+                // In place of a member that was given up: then all of them were to be.
+                Spot::Record(found) if matches!(found.body, Body::Skip(_)) => return Rest::Missing,
                 Spot::Record(found) | Spot::Without(found, _) => {
                     past.learn(&found.header);
                     next = Next::after(&found);
                 }
-                // Nobody can tell; it will be named when it is its turn.
-                Spot::Unknown(_) => return true,
-                Spot::Torn | Spot::Nothing => return false,
+                Spot::Unknown(error) => return Rest::Unknown(next.seq, error),
+                Spot::Torn | Spot::Nothing => return Rest::Missing,
             }
         }
-        true
+        Rest::There
     }
 
     fn count(&self, found: &Found, journal: &mut Journal) {

@@ -89,7 +89,8 @@ pub enum Fill {
 
 /// A regular file or a block device as a [`Device`].
 ///
-/// It goes through the page cache, but for [`Device::read_uncached`]. Its length is that at the time
+/// It goes through the page cache, but for [`Device::read_uncached`], and for many reads or writes at
+/// once where the host can do them past it. Its length is that at the time
 /// of opening.
 #[derive(Debug)]
 pub struct FileDevice {
@@ -236,8 +237,12 @@ impl FileDevice {
     }
 
     /// Whether there is a queue for many writes at once, now or from now on.
+    ///
+    /// Not for a block device: there the kernel forgets what it has in memory of the range before
+    /// such a write, but not after it, as it does for files; what somebody read in meanwhile would
+    /// stay, and be taken for the medium's.
     fn has_queue(&self, queue: &mut Option<Queue>) -> bool {
-        if queue.is_none() && self.direct().is_some() {
+        if queue.is_none() && self.kind == Kind::Regular && self.direct().is_some() {
             *queue = Queue::new().ok();
         }
         queue.is_some()
@@ -317,7 +322,9 @@ impl Device for FileDevice {
         let mut failed = None;
         let answer = |number: usize, done: Result<u64, Errno>| match done {
             Ok(written) => left[number] = written != total(writes[number].bufs),
-            Err(Errno::INTR | Errno::INVAL | Errno::AGAIN) => {}
+            Err(Errno::INTR | Errno::INVAL | Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            // That there was no space for one is not to hide why another one failed.
+            Err(Errno::NOSPC | Errno::DQUOT) if failed.is_some() => {}
             Err(errno) => failed = Some((writes[number], errno)),
         };
         if let (Some(direct), Some(queue)) = (self.direct(), &mut *queue) {

@@ -78,6 +78,12 @@ pub fn read_blocks(
     view.checksums(place.device, at, &mut sums)?;
     pool.read(place, first, buf)
         .map_err(|source| BlockError::of_device(place, first, source))?;
+    let is_right = |(data, stored): (&[u8], &Checksum)| checksum(data) == *stored;
+    if !buf.chunks_exact(BLOCK).zip(&sums).all(is_right) {
+        // The host may hold what is on the medium no more: a write past its cache came while another
+        // read it in. Whoever lost the race with a destage looks again anyway.
+        let _ = pool.read_uncached(place.device, at, buf);
+    }
     for (block, (data, stored)) in buf.chunks_exact(BLOCK).zip(&sums).enumerate() {
         let computed = checksum(data);
         if computed != *stored {

@@ -9,6 +9,7 @@ use snapmark::daemon::store::OpenStore;
 use snapmark::device::{Device, FileDevice, OpenMode};
 use snapmark::ondisk::Change;
 use snapmark::store::{Catalog, CatalogConfig};
+use snapmark::volume::Extent;
 
 use crate::common::engine::SEGMENT;
 use crate::common::model::new_disk;
@@ -124,6 +125,41 @@ fn the_rest_of_a_damaged_journal_can_be_given_up() {
     let (code, said) = run_check(&store.store(), &["--data"]);
     assert_eq!(code, 0, "{said}");
     assert_eq!(there(&open().unwrap(), 16), (0..7).collect::<Vec<_>>());
+}
+
+/// A change of several records, one of them damaged, is given up as a whole.
+#[test]
+fn half_a_change_is_given_up_with_the_other_half() {
+    let store = real_store();
+    let open = || OpenStore::open(&store.store());
+    let opened = open().unwrap();
+    let disk = opened.volumes.create(new_disk("d", SEGMENT)).unwrap();
+    for block in 0..8 {
+        let done = opened.volumes.write(disk, block * 4096, &content(block));
+        done.unwrap();
+    }
+    let range = Extent {
+        offset: 2 * 4096 + 512,
+        len: 3 * 4096,
+    };
+    opened.volumes.discard(disk, range).unwrap();
+    opened.volumes.sync().unwrap();
+    // Its record says that those before it were durable.
+    opened.volumes.write(disk, 9 * 4096, &content(9)).unwrap();
+    opened.volumes.abandon();
+    drop(opened);
+    let path = store.store().join("journal");
+    let journal = std::fs::read(&path).unwrap();
+    let tail = [&[0; 512], &content(5)[512..]].concat();
+    let at = journal.windows(4096).position(|window| window == tail);
+    let at = at.unwrap() + 4000;
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(&[journal[at] ^ 1], at as u64).unwrap();
+    assert!(open().is_err());
+    let (code, said) = run_check(&store.store(), &["--repair", "--drop-journal-tail"]);
+    assert_eq!(code, 1, "{said}");
+    let opened = open().unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(there(&opened, 16), (0..8).collect::<Vec<_>>());
 }
 
 #[test]

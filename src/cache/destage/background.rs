@@ -62,6 +62,9 @@ impl Destager {
         let held = cache.queue.lock().promises.hold(REAP_SLOTS, 0);
         let view = cache.catalog.view();
         let found = self.slots.prepare(&view, held)?;
+        if found < held {
+            cache.stock.stay_cold();
+        }
         self.slots.allow(found.min(held));
         self.slots.check_pack(&view)?;
         let mut work = Work::new(&cache);

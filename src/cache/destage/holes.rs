@@ -1,8 +1,9 @@
 //! Blocks of packs that nobody needs any more, to be given back to the host when there is time:
 //! each is a system call, and many packs go as a whole before their turn comes.
 //!
-//! Nothing is written to such a block until its pack has been given up, punched and freed, so a
-//! hole may be made whenever it suits; one that a crash prevents is made with the pack's.
+//! Nothing is written to such a block until its pack has been given up, and with that its holes are
+//! forgotten (`Holes::forget`): the slot may be in use again at once. Until then a hole may be made
+//! whenever it suits; one that a crash prevents is made with the pack's.
 
 use std::collections::BTreeMap;
 

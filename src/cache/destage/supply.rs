@@ -24,8 +24,8 @@ impl Destager {
             let view = self.cache.catalog.view();
             let found = self.slots.prepare(&view, count)?;
             if found < count {
-                self.cache.stock.cool_down();
-                self.take_cold(true);
+                self.cache.stock.stay_cold();
+                self.take_cold();
             }
             let given_up = view.space().pending > self.cache.stock.lent();
             drop(view);
@@ -71,15 +71,15 @@ impl Destager {
     }
 
     /// Takes up slots that are kept warm no longer.
-    fn take_cold(&mut self, all: bool) {
-        let cold = self.cache.stock.take_cold(all);
+    fn take_cold(&mut self) {
+        let cold = self.cache.stock.take_cold();
         let generation = self.cache.catalog.view().generation();
         self.reclaim.add(generation, &cold);
     }
 
     pub(super) fn reclaim_some(&mut self) -> Result<usize, CacheError> {
         self.take_returned();
-        self.take_cold(false);
+        self.take_cold();
         // What the journal refers to is not known before all of it has been read.
         if self.cache.queue.lock().recovering {
             return Ok(0);

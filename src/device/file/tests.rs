@@ -342,6 +342,8 @@ fn many_writes_at_once_are_seen_by_everyone() {
     ];
     device.write_each(&list).unwrap();
     device.sync().unwrap();
+    let taken = device.queue.lock().is_some();
+    assert_eq!(taken, device.direct().is_some(), "not many at once");
     let seen = std::fs::read(&path).unwrap();
     for at in 0..100 {
         let found = &seen[offset(at) as usize..][..2 * BLOCK];

@@ -494,7 +494,7 @@ proptest! {
         body in any_body(),
         (key, session) in any::<(u64, u32)>(),
         (seq, durable) in (1u64..1 << 62, any::<u64>()),
-        (disk, more) in any::<(u32, u8)>(),
+        (disk, more) in (any::<u32>(), 0u8..4),
         block in 0u64..1 << 40,
         time: i64,
         size in prop::option::of(1u64..),

@@ -62,6 +62,8 @@ const MAX_BODY: u32 = 1 << 20;
 pub const MAX_HEAD: usize = (RECORD_HEADER + MAX_BODY as usize).next_multiple_of(RECORD_ALIGN);
 /// No record has a greater number: at a million a second it would take 146,000 years.
 const MAX_SEQ: Seq = Seq(1 << 62);
+/// No change has more records after its first.
+const MAX_MORE: u8 = 3;
 /// No write has more blocks.
 const MAX_BLOCKS: u64 = 16 << 10;
 
@@ -273,6 +275,10 @@ impl RecordHeader {
         let count = reader.u64("count")?;
         let time = Timestamp(reader.i64("time")?);
         let size_after = Some(reader.u64("size")?).filter(|size| *size != 0);
+        if more > MAX_MORE {
+            let (field, value) = ("more", more.into());
+            return Err(WireError::Value { field, value }.into());
+        }
         if seq > MAX_SEQ {
             let (field, value) = ("seq", seq.0);
             return Err(WireError::Value { field, value }.into());
