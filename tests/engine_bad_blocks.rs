@@ -6,13 +6,16 @@
 
 mod common;
 
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use common::engine::{Engine, SEGMENT, Shape};
 use common::model::new_disk;
 use common::{checks, invariants, noise};
 use snapmark::base::DiskId;
-use snapmark::device::{Effect, Operation, When};
+use snapmark::device::{Device, DeviceError, Effect, Operation, When};
 use snapmark::volume::{Node, VolumeError};
 
 const BLOCK: u64 = 4096;
@@ -223,4 +226,76 @@ fn p5_without_a_journal_a_failed_write_of_what_is_moved_halts() {
     engine.flush().unwrap_err();
     assert!(engine.status().state.starts_with("halted"));
     engine.volumes.abandon();
+}
+
+/// A device whose host keeps in memory what the medium has no more.
+struct Stale {
+    inner: Arc<dyn Device>,
+    is_stale: Arc<AtomicBool>,
+}
+
+impl Device for Stale {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn len(&self) -> u64 {
+        self.inner.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        self.inner.read_at(buf, offset)?;
+        if self.is_stale.load(Relaxed) {
+            buf.fill(0xaa);
+        }
+        Ok(())
+    }
+
+    fn read_uncached(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        self.inner.read_at(buf, offset)
+    }
+
+    fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DeviceError> {
+        self.inner.write_at(bufs, offset)
+    }
+
+    fn sync(&self) -> Result<(), DeviceError> {
+        self.inner.sync()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> Result<bool, DeviceError> {
+        self.inner.punch(offset, len)
+    }
+
+    fn allocated(&self) -> Result<u64, DeviceError> {
+        self.inner.allocated()
+    }
+}
+
+/// Before a block is called damaged, the medium is asked.
+#[test]
+fn p8_what_the_host_holds_by_mistake_is_not_damage() {
+    let Disk {
+        engine, content, ..
+    } = Disk::new();
+    let (disk, shape) = (engine.disk.clone(), engine.shape);
+    engine.volumes.close_store().unwrap();
+    let is_stale = Arc::new(AtomicBool::new(false));
+    let stale = is_stale.clone();
+    let wrap = move |inner: Arc<dyn Device>| -> Arc<dyn Device> {
+        let is_stale = stale.clone();
+        if inner.name().contains("pool") {
+            Arc::new(Stale { inner, is_stale })
+        } else {
+            inner
+        }
+    };
+    let engine = Engine::open_over(disk, shape, &wrap);
+    is_stale.store(true, Relaxed);
+    let node = engine.lookup("a").unwrap();
+    let mut bytes = vec![0; content.len()];
+    engine.read(node, 0, &mut bytes).unwrap();
+    assert!(bytes == content);
+    is_stale.store(false, Relaxed);
+    engine.volumes.close_store().unwrap();
 }

@@ -1,9 +1,9 @@
 //! Has the host hold in its memory what of the journal is about to be written.
 //!
 //! Records begin and end inside the host's pages. Where the host does not have a page, it reads it
-//! from the disk before it takes a part of it, and the write waits: cold, a write took some ten times
-//! as long. So a thread reads ahead of the records. Once the ring has been round, and unless the
-//! host is short of memory, there is nothing left for it to read.
+//! from the disk before it takes a part of it, and the write waits: cold, writes of 4 KiB came at an
+//! eighth of the rate. So a thread reads ahead of the records. Once the ring has been round, and unless
+//! the host is short of memory, there is nothing left for it to read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
