@@ -15,7 +15,7 @@ use common::engine::{Engine, SEGMENT, Shape};
 use common::model::new_disk;
 use common::{checks, invariants, noise};
 use snapmark::base::DiskId;
-use snapmark::device::{Device, DeviceError, Effect, Operation, When};
+use snapmark::device::{CrashDisk, Device, DeviceError, Effect, FaultDevice, Operation, When};
 use snapmark::volume::{Node, VolumeError};
 
 const BLOCK: u64 = 4096;
@@ -298,4 +298,51 @@ fn p8_what_the_host_holds_by_mistake_is_not_damage() {
     assert!(bytes == content);
     is_stale.store(false, Relaxed);
     engine.volumes.close_store().unwrap();
+}
+
+/// A sector of the journal that can't be read is no end of it: the store opens with all that was
+/// written, or says that it can't.
+#[test]
+fn p8_a_bad_sector_of_the_journal_is_not_taken_for_its_end() {
+    let engine = Engine::new(Shape {
+        interval: Duration::from_secs(3600),
+        ..Shape::default()
+    });
+    let id = engine.create(new_disk("a", 2 * SEGMENT)).unwrap();
+    let content = noise(1, 8 * BLOCK as usize);
+    for (at, block) in (0..)
+        .step_by(BLOCK as usize)
+        .zip(content.chunks(BLOCK as usize))
+    {
+        engine.write(id, at, block).unwrap();
+    }
+    engine.sync().unwrap();
+    let (images, shape) = (engine.disk.kill_image(), engine.shape);
+    engine.volumes.abandon();
+    let mut refused = 0;
+    for sector in 0..100 {
+        let wrap = |inner: Arc<dyn Device>| -> Arc<dyn Device> {
+            if inner.name() != "journal" {
+                return inner;
+            }
+            let device = FaultDevice::new(inner);
+            device.lose(sector * 512..(sector + 1) * 512);
+            Arc::new(device)
+        };
+        match Engine::try_open(CrashDisk::from_images(&images), shape, &wrap) {
+            Ok(engine) => {
+                let node = engine.lookup("a").unwrap();
+                let mut bytes = vec![0; content.len()];
+                engine.read(node, 0, &mut bytes).unwrap();
+                assert!(bytes == content, "sector {sector}");
+                engine.volumes.abandon();
+            }
+            Err(error) => {
+                assert!(error.contains("os error 5"), "sector {sector}: {error}");
+                refused += 1;
+            }
+        }
+    }
+    // Eight records of nine sectors, less what they share; and the headers.
+    assert!((64..80).contains(&refused), "{refused}");
 }

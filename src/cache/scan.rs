@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::CacheError;
 use crate::base::{BLOCK, Checksum, Place, Seq, checksum};
-use crate::device::Device;
+use crate::device::{Device, ForwardReader};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{
     Body, JournalFormatError, JournalHeader, MAX_HEAD, Past, RECORD_ALIGN, RECORD_HEADER,
@@ -21,19 +21,38 @@ const PART: usize = 2 << 20;
 const BEHIND: u64 = 64 << 20;
 const _: () = assert!(PART >= MAX_HEAD + RECORD_ALIGN);
 
-/// A journal being read.
-#[derive(Clone)]
+/// A journal being read. Nobody writes to it meanwhile.
 pub(super) struct Scan {
     device: Arc<dyn Device>,
+    reader: ForwardReader,
     header: JournalHeader,
-    past: Past,
     /// Nothing was written after the last record that is needed.
     closed: bool,
+    now: Position,
+}
+
+/// How far the records are known, and what they said.
+#[derive(Clone, Copy)]
+struct Position {
+    past: Past,
     /// Where the next record would be.
     at: u64,
     next: Seq,
     /// The session of the last record read; sessions never go back.
     seen: u32,
+}
+
+impl Position {
+    /// Goes on behind a record.
+    fn pass(&mut self, found: &Replayed) {
+        self.at = found.offset + found.len;
+        self.seen = found.header.stamp.session;
+        self.next = match found.body {
+            Body::Skip(next) => next,
+            _ => found.header.seq.next(),
+        };
+        self.past.learn(&found.header);
+    }
 }
 
 /// A record that was found.
@@ -148,10 +167,8 @@ impl Scan {
                 known: marks.session,
             });
         }
-        Ok(Self {
-            device: device.clone(),
+        let now = Position {
             past: Past::new(&header, marks, applied),
-            closed,
             at: marks.journal_offset % ring,
             next: Seq(marks.journal_seq.0.max(1)),
             // After a clean stop only a later session can have written where it ended.
@@ -160,7 +177,13 @@ impl Scan {
             } else {
                 0
             },
+        };
+        Ok(Self {
+            device: device.clone(),
+            reader: ForwardReader::default(),
             header,
+            closed,
+            now,
         })
     }
 
@@ -178,12 +201,12 @@ impl Scan {
 
     /// Where in the ring the next record would be.
     pub fn place(&self) -> u64 {
-        self.at
+        self.now.at
     }
 
     /// The number that the next record gets.
     pub fn next(&self) -> Seq {
-        self.next
+        self.now.next
     }
 
     /// The header of a session that begins after what has been read so far. Where the newest one
@@ -191,26 +214,20 @@ impl Scan {
     /// left.
     pub fn new_header(&self) -> JournalHeader {
         let last = self.header;
-        let mut session = self.past.session().saturating_add(1);
+        let mut session = self.now.past.session().saturating_add(1);
         if session % 2 == last.session % 2 {
             session = session.saturating_add(1);
         }
         JournalHeader {
             session,
-            first: self.next,
+            first: self.now.next,
             ..last
         }
     }
 
     /// Goes on behind a record.
     pub fn pass(&mut self, found: &Replayed) {
-        self.at = found.offset + found.len;
-        self.seen = found.header.stamp.session;
-        self.next = match found.body {
-            Body::Skip(next) => next,
-            _ => found.header.seq.next(),
-        };
-        self.past.learn(&found.header);
+        self.now.pass(found);
     }
 
     /// The next record, or nothing where the journal ends.
@@ -218,7 +235,7 @@ impl Scan {
     /// # Errors
     /// Where it can't be read, or where the next record was durable and is damaged.
     pub fn find(&mut self, catalog: &impl Applied) -> Result<Option<Replayed>, CacheError> {
-        match self.best(catalog)? {
+        match self.best(catalog, self.now)? {
             Some(found) if found.without.is_some() => self.without_data(found),
             Some(found) if self.has_rest_of(&found, catalog)? => Ok(Some(found)),
             _ => self.end().map(|()| None),
@@ -226,14 +243,15 @@ impl Scan {
     }
 
     /// Whether the records behind this one that are of the same change are there too.
-    fn has_rest_of(&self, found: &Replayed, catalog: &impl Applied) -> Result<bool, CacheError> {
-        if found.header.more == 0 {
-            return Ok(true);
-        }
-        let mut ahead = self.clone();
+    fn has_rest_of(
+        &mut self,
+        found: &Replayed,
+        catalog: &impl Applied,
+    ) -> Result<bool, CacheError> {
+        let mut ahead = self.now;
         ahead.pass(found);
         for _ in 0..found.header.more {
-            match ahead.best(catalog)? {
+            match self.best(catalog, ahead)? {
                 // In place of a member that was given up: then all of them were to be.
                 Some(found) if matches!(found.body, Body::Skip(_)) => return Ok(false),
                 Some(found) => ahead.pass(&found),
@@ -244,13 +262,19 @@ impl Scan {
     }
 
     /// The record expected next, wherever it may lie.
-    fn best(&self, catalog: &impl Applied) -> Result<Option<Replayed>, CacheError> {
+    fn best(
+        &mut self,
+        catalog: &impl Applied,
+        expected: Position,
+    ) -> Result<Option<Replayed>, CacheError> {
         let mut best: Option<Replayed> = None;
-        for offset in [self.at, self.at.next_multiple_of(PAGE), 0] {
-            if offset + RECORD_HEADER as u64 > self.ring() {
+        let at = expected.at;
+        let page = at.next_multiple_of(PAGE);
+        for (offset, again) in [(at, false), (page, page == at), (0, at == 0)] {
+            if again || offset + RECORD_HEADER as u64 > self.ring() {
                 continue;
             }
-            let Some(found) = self.read(catalog, offset)? else {
+            let Some(found) = self.read(catalog, expected, offset)? else {
                 continue;
             };
             // A record that an earlier recovery decided against may lie where the true one would
@@ -271,10 +295,10 @@ impl Scan {
     /// will say so. Where the slot can't be read and nobody knows, nothing may be decided.
     fn without_data(&mut self, found: Replayed) -> Result<Option<Replayed>, CacheError> {
         let seq = found.header.seq;
-        if !self.past.was_durable(seq) {
+        if !self.now.past.was_durable(seq) {
             self.look_behind(seq)?;
         }
-        let durable = self.past.was_durable(seq);
+        let durable = self.now.past.was_durable(seq);
         match &found.without {
             Some(Missing { place, error: None }) if durable => {
                 log::error!("the journal's record {seq} has data in {place}, and that is damaged");
@@ -295,17 +319,17 @@ impl Scan {
 
     /// Whether this is the end: a record that is missing although it was durable is damage.
     fn end(&mut self) -> Result<(), CacheError> {
-        let gap = self.next;
-        let behind = match self.closed || self.past.was_durable(gap) {
+        let gap = self.now.next;
+        let behind = match self.closed || self.now.past.was_durable(gap) {
             true => None,
             false => self.look_behind(gap)?,
         };
-        if self.past.was_durable(gap) {
+        if self.now.past.was_durable(gap) {
             return Err(CacheError::DamagedJournal {
                 journal: self.device.name().to_owned(),
-                offset: RING_START + self.at,
+                offset: RING_START + self.now.at,
                 seq: gap,
-                durable: self.past.durable(),
+                durable: self.now.past.durable(),
             });
         }
         if let Some(later) = behind {
@@ -317,10 +341,16 @@ impl Scan {
         Ok(())
     }
 
-    fn read(&self, catalog: &impl Applied, offset: u64) -> Result<Option<Replayed>, CacheError> {
-        let read = |buf: &mut [u8], at: u64| {
-            self.device
-                .read_at(buf, RING_START + at)
+    fn read(
+        &mut self,
+        catalog: &impl Applied,
+        expected: Position,
+        offset: u64,
+    ) -> Result<Option<Replayed>, CacheError> {
+        let ring = self.ring();
+        let mut read = |buf: &mut [u8], at: u64| {
+            self.reader
+                .read(&*self.device, buf, RING_START + at)
                 .map_err(CacheError::Journal)
         };
         let mut head = vec![0; RECORD_HEADER];
@@ -328,8 +358,8 @@ impl Scan {
         let Ok(header) = RecordHeader::decode(&head) else {
             return Ok(None);
         };
-        if !self.past.expects(&header, self.next, self.seen)
-            || offset + header.head_len() as u64 > self.ring()
+        if !expected.past.expects(&header, expected.next, expected.seen)
+            || offset + header.head_len() as u64 > ring
         {
             return Ok(None);
         }
@@ -345,7 +375,7 @@ impl Scan {
             }
         };
         let len = (header.head_len() + body.data_len()) as u64;
-        if offset + len > self.ring() {
+        if offset + len > ring {
             return Ok(None);
         }
         // What the catalog has applied was whole once, and is not read again.
@@ -384,18 +414,20 @@ impl Scan {
     fn look_behind(&mut self, gap: Seq) -> Result<Option<Seq>, CacheError> {
         let mut first = None;
         let mut left = BEHIND;
-        let start = self.at.min(self.ring()) & !(RECORD_ALIGN as u64 - 1);
+        let start = self.now.at.min(self.ring()) & !(RECORD_ALIGN as u64 - 1);
+        let mut part = vec![0; PART];
         for (from, to) in [(start, self.ring()), (0, start)] {
             let mut at = from;
-            while at + RECORD_HEADER as u64 <= to && left > 0 && !self.past.was_durable(gap) {
+            while at + RECORD_HEADER as u64 <= to && left > 0 && !self.now.past.was_durable(gap) {
                 let len = (self.ring() - at).min(PART as u64) as usize;
-                let mut part = vec![0; len];
                 left = left.saturating_sub(len as u64);
-                if self.device.read_at(&mut part, RING_START + at).is_err() {
+                let part = &mut part[..len];
+                let read = self.reader.read(&*self.device, part, RING_START + at);
+                if read.is_err() {
                     at += len as u64;
                     continue;
                 }
-                at = self.look_into(&part, at, gap, &mut first);
+                at = self.look_into(part, at, gap, &mut first);
             }
         }
         Ok(first)
@@ -406,7 +438,8 @@ impl Scan {
         let mut place = 0;
         while let Some(bytes) = part.get(place..place + RECORD_HEADER) {
             let header = RecordHeader::decode(bytes).ok();
-            let Some(header) = header.filter(|header| self.past.comes_after(header, gap)) else {
+            let Some(header) = header.filter(|header| self.now.past.comes_after(header, gap))
+            else {
                 place += RECORD_ALIGN;
                 continue;
             };
@@ -423,9 +456,9 @@ impl Scan {
                 place += RECORD_ALIGN;
                 continue;
             };
-            self.past.learn(&header);
+            self.now.past.learn(&header);
             first.get_or_insert(header.seq);
-            if self.past.was_durable(gap) {
+            if self.now.past.was_durable(gap) {
                 break;
             }
             // What lies in its blocks is no record.

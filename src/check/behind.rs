@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::base::{DiskId, Seq};
-use crate::device::Device;
+use crate::device::{Device, ForwardReader};
 use crate::ondisk::journal::{
     MAX_HEAD, Past, RECORD_ALIGN, RECORD_HEADER, RING_START, RecordHeader,
 };
@@ -31,15 +31,17 @@ impl Behind {
     /// Searches the whole ring, and lets `past` learn from what it finds.
     pub fn search(device: &dyn Device, ring: u64, gap: Seq, past: &mut Past) -> Self {
         let mut behind = Self::default();
+        let mut reader = ForwardReader::default();
+        let mut room = vec![0; PART as usize];
         let mut at = 0;
         while at < ring {
-            let mut part = vec![0; (ring - at).min(PART) as usize];
-            if let Err(error) = device.read_at(&mut part, RING_START + at) {
+            let part = &mut room[..(ring - at).min(PART) as usize];
+            if let Err(error) = reader.read(device, part, RING_START + at) {
                 behind.unread.get_or_insert((at, error.to_string()));
                 at += part.len() as u64;
                 continue;
             }
-            at += behind.look_into(&part, at, ring, gap, past);
+            at += behind.look_into(part, at, ring, gap, past);
         }
         behind
     }

@@ -70,7 +70,7 @@ impl Bad {
 pub(super) fn report(
     catalog: &Catalog<'_>,
     bad: &Bad,
-    journal: Option<&Reader<'_>>,
+    journal: Option<&mut Reader<'_>>,
     findings: &mut Findings,
 ) {
     let waiting = waiting(catalog, bad, journal);
@@ -172,7 +172,7 @@ fn written_in_place(catalog: &Catalog<'_>, (key, version): &Version) -> Option<D
 fn waiting(
     catalog: &Catalog<'_>,
     bad: &Bad,
-    journal: Option<&Reader<'_>>,
+    journal: Option<&mut Reader<'_>>,
 ) -> BTreeSet<(DiskId, Block)> {
     let mut asked = BTreeSet::new();
     let geometry = catalog.root.geometry;

@@ -12,7 +12,7 @@ const PAGE: u64 = 4096;
 
 /// What the headers lead to.
 pub(super) enum Opened<'a> {
-    Journal(Reader<'a>),
+    Journal(Box<Reader<'a>>),
     /// None of it can be replayed; another can begin in its place.
     Lost(Cut),
     Foreign,
@@ -91,7 +91,8 @@ pub(super) fn open<'a>(
         )));
     }
     let past = Past::new(&last, &marks, applied);
-    Ok(Opened::Journal(Reader::new(device, last, past, lent)))
+    let reader = Reader::new(device, last, past, lent);
+    Ok(Opened::Journal(Box::new(reader)))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::findings::Findings;
 use super::lent::{Created, Lent, Missing, framed_sums};
 use super::problem::{Kind, Problem};
 use crate::base::{BLOCK, Checksum, Seq, checksum};
-use crate::device::Device;
+use crate::device::{Device, ForwardReader};
 use crate::ondisk::Marks;
 use crate::ondisk::journal::{
     Body, JournalFormatError, JournalHeader, Past, RECORD_HEADER, RING_START, RecordHeader,
@@ -65,6 +65,7 @@ pub(super) struct Found {
 /// A journal whose header could be read.
 pub(super) struct Reader<'a> {
     device: &'a dyn Device,
+    reader: ForwardReader,
     last: JournalHeader,
     ring: u64,
     marks: Marks,
@@ -128,6 +129,7 @@ impl<'a> Reader<'a> {
     pub fn new(device: &'a dyn Device, last: JournalHeader, past: Past, lent: Lent<'a>) -> Self {
         Self {
             device,
+            reader: ForwardReader::default(),
             ring: last.ring,
             past,
             last,
@@ -139,7 +141,7 @@ impl<'a> Reader<'a> {
     /// Hands out the records that the next mount would look at, in order, and tells how the
     /// journal ends, and what giving up the rest takes where that is damaged.
     pub fn scan(
-        &self,
+        &mut self,
         findings: &mut Findings,
         see: &mut dyn FnMut(&Found),
     ) -> (Journal, Option<Cut>) {
@@ -233,7 +235,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Whether the records behind this one that are of the same change are there too.
-    fn has_rest_of(&self, found: &Found, past: &Past, created: &Created) -> Rest {
+    fn has_rest_of(&mut self, found: &Found, past: &Past, created: &Created) -> Rest {
         let (mut next, mut past) = (Next::after(found), *past);
         past.learn(&found.header);
         for _ in 0..found.header.more {
@@ -279,10 +281,14 @@ impl<'a> Reader<'a> {
 
     /// The record expected next, wherever it may lie. Where two fit, that of the later session is
     /// the true one: an earlier recovery decided against the other.
-    fn find(&self, next: &Next, past: &Past, created: &Created) -> Spot {
+    fn find(&mut self, next: &Next, past: &Past, created: &Created) -> Spot {
         let session = |found: &Found| found.header.stamp.session;
         let mut best = Spot::Nothing;
-        for offset in [next.at, next.at.next_multiple_of(PAGE), 0] {
+        let page = next.at.next_multiple_of(PAGE);
+        for (offset, again) in [(next.at, false), (page, page == next.at), (0, next.at == 0)] {
+            if again {
+                continue;
+            }
             let expected = |header: &RecordHeader| past.expects(header, next.seq, next.session);
             let spot = match self.read(offset, created, expected) {
                 Spot::Record(found) => self.with_data(found, created),
@@ -315,7 +321,7 @@ impl<'a> Reader<'a> {
     }
 
     fn read(
-        &self,
+        &mut self,
         offset: u64,
         created: &Created,
         expected: impl Fn(&RecordHeader) -> bool,
@@ -323,8 +329,8 @@ impl<'a> Reader<'a> {
         if offset.saturating_add(RECORD_HEADER as u64) > self.ring {
             return Spot::Nothing;
         }
-        let read = |buf: &mut [u8], at: u64| {
-            let read = self.device.read_at(buf, RING_START + at);
+        let mut read = |buf: &mut [u8], at: u64| {
+            let read = self.reader.read(self.device, buf, RING_START + at);
             read.map_err(|error| Spot::Unknown(error.to_string()))
         };
         let mut head = vec![0; RECORD_HEADER];

@@ -111,12 +111,12 @@ pub fn check(
             Opened::Foreign
         }
     };
-    let (reader, mut cut) = match reader {
+    let (mut reader, mut cut) = match reader {
         Opened::Journal(reader) => (Some(reader), None),
         Opened::Lost(cut) => (None, Some(cut)),
         Opened::Foreign => (None, None),
     };
-    let journal = reader.as_ref().map(|reader| {
+    let journal = reader.as_mut().map(|reader| {
         let (journal, rest) = reader.scan(&mut findings, &mut |_| {});
         cut = rest;
         journal
@@ -131,7 +131,7 @@ pub fn check(
         })
         .map_err(CheckError::Threads)?;
         if !bad.is_empty() {
-            blame::report(&catalog, &bad, reader.as_ref(), &mut findings);
+            blame::report(&catalog, &bad, reader.as_deref_mut(), &mut findings);
         }
     }
     progress(read, read);

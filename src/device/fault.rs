@@ -1,6 +1,7 @@
 //! A device that fails when it is told to: for tests.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ struct State {
     plan: Vec<(Fault, u64)>,
     /// Calls since the start, by operation.
     calls: [u64; 6],
+    /// Bytes that can't be read.
+    unreadable: Vec<Range<u64>>,
 }
 
 impl FaultDevice {
@@ -87,9 +90,16 @@ impl FaultDevice {
         self.state.lock().plan.push((fault, 0));
     }
 
-    /// Forgets all planned faults.
+    /// Makes these bytes unreadable, as a bad sector's are: each read that touches one fails with `EIO`.
+    pub fn lose(&self, bytes: Range<u64>) {
+        self.state.lock().unreadable.push(bytes);
+    }
+
+    /// Forgets all planned faults, and what can't be read.
     pub fn heal(&self) {
-        self.state.lock().plan.clear();
+        let mut state = self.state.lock();
+        state.plan.clear();
+        state.unreadable.clear();
     }
 
     /// How many calls of this kind there were since the start, those that failed included.
@@ -149,7 +159,13 @@ impl Device for FaultDevice {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.pass(Operation::Read, offset, buf.len() as u64)?;
+        let len = buf.len() as u64;
+        self.pass(Operation::Read, offset, len)?;
+        let end = offset.saturating_add(len);
+        let lost = |bytes: &Range<u64>| bytes.start < end && offset < bytes.end;
+        if self.state.lock().unreadable.iter().any(lost) {
+            return Err(self.error(Operation::Read, offset, len, libc::EIO));
+        }
         self.inner.read_at(buf, offset)
     }
 

@@ -7,6 +7,7 @@ mod discard;
 mod error;
 mod fault;
 mod file;
+mod forward;
 mod memory;
 mod range;
 mod step;
@@ -17,6 +18,7 @@ pub use crash::{CrashDisk, Images, Limits, Loss, Losses};
 pub use error::{DeviceError, Operation};
 pub use fault::{Effect, Fault, FaultDevice, When};
 pub use file::{FileDevice, Fill, OpenMode};
+pub use forward::ForwardReader;
 pub use memory::MemoryDevice;
 pub use step::Step;
 #[cfg(debug_assertions)]
