@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::slab::{self, Page};
+use super::slab::{self, Filling, Page};
 use super::throttle::Throttle;
 use super::{CacheError, Halt};
 use crate::base::sync::{Condvar, Mutex, MutexGuard};
@@ -92,6 +92,7 @@ pub struct FramePool {
     size: usize,
     state: Mutex<State>,
     freed: Condvar,
+    filling: Mutex<Filling>,
 }
 
 struct State {
@@ -125,8 +126,9 @@ impl FramePool {
     /// # Errors
     /// Where the host has not so much memory.
     pub fn new(size: usize) -> Result<Arc<Self>, CacheError> {
+        let (free, filling) = slab::take(size).map_err(|error| no_memory(size, error))?;
         let state = State {
-            free: slab::take(size).map_err(|error| no_memory(size, error))?,
+            free,
             line: VecDeque::new(),
             next_ticket: 0,
             wanted: 0,
@@ -137,7 +139,22 @@ impl FramePool {
             size,
             state: Mutex::new(state),
             freed: Condvar::new(),
+            filling: Mutex::new(filling),
         }))
+    }
+
+    /// Returns when all of it is backed by memory. To be called before anything is written that may
+    /// make memory short.
+    ///
+    /// # Errors
+    /// Where the host has not so much memory.
+    pub fn fill(&self) -> Result<(), CacheError> {
+        let filling = std::mem::take(&mut *self.filling.lock());
+        filling.wait().map_err(|error| {
+            // The next pool is not to take these for memory.
+            self.state.lock().free.clear();
+            no_memory(self.size, error)
+        })
     }
 
     /// Blocks in all.
@@ -209,7 +226,9 @@ impl FramePool {
             state.has_grown |= started.elapsed() > REPLAY_PATIENCE;
             let missing = count.saturating_sub(state.free.len());
             if missing > 0 && state.has_grown {
-                let more = slab::take(missing).map_err(|error| no_memory(missing, error))?;
+                let (more, filling) =
+                    slab::take(missing).map_err(|error| no_memory(missing, error))?;
+                drop(filling);
                 state.free.extend(more);
             }
             if state.free.len() >= count {

@@ -49,10 +49,12 @@ impl Recovery {
         apply: impl FnOnce(Seq, &Op, &mut Lines<'_>) -> Result<SmallVec<[DiskId; 2]>, E>,
     ) -> Result<bool, E> {
         let Some(scan) = &mut self.scan else {
+            cache.frames.fill()?;
             cache.queue.lock().recovering = false;
             return Ok(false);
         };
         let Some(found) = scan.find(cache)? else {
+            cache.frames.fill()?;
             finish(cache, scan, &self.marks)?;
             return Ok(false);
         };
