@@ -92,7 +92,11 @@ impl Walk {
                 }
             }
         }
-        self.judge()
+        self.judge()?;
+        // What was deleted since it was counted is not there to be checked.
+        let checked = self.shared.with(|state| state.status().checked);
+        self.shared.total(checked);
+        Ok(())
     }
 
     /// The store, while it is open.
