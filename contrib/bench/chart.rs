@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use super::figures::{Figures, PeerFigures, RowFigures};
-use super::plan::ROWS;
 
 /// The scale is logarithmic and ends here on both sides, in powers of ten.
 const DECADES: f64 = 2.0;
@@ -29,7 +28,7 @@ pub fn chart(figures: &Figures) -> String {
     }
     let top = y + GAP;
     y = top;
-    for row in &ROWS {
+    for row in figures.plan.rows() {
         let ratio = |peer: &PeerFigures| peer.row(row).and_then(RowFigures::ratio);
         let peers = figures.peers.iter().enumerate();
         let bars: Vec<_> = peers

@@ -2,7 +2,7 @@
 
 use super::machine::Machine;
 use super::plan::{Plan, Row};
-use super::snapshots::UnderLoad;
+use super::snapshots::{Many, UnderLoad};
 
 /// All of one run.
 pub struct Figures {
@@ -12,8 +12,10 @@ pub struct Figures {
     pub machine: Machine,
     /// Whether Snapmark gave back what was written, or how not; one for each time it was set up.
     pub our_verdict: Verdict,
-    /// Snapshots of ours.
-    pub our_snapshot: Option<UnderLoad>,
+    /// Snapshots of ours under load.
+    pub our_snapshots: Vec<UnderLoad>,
+    /// What many snapshots do to us.
+    pub many: Vec<Many>,
     /// Those that were measured.
     pub peers: Vec<PeerFigures>,
     /// Those that were not, and why.
@@ -30,8 +32,8 @@ pub struct PeerFigures {
     pub verdict: Verdict,
     /// Its rows; those that do not apply to it are left out.
     pub rows: Vec<RowFigures>,
-    /// A snapshot of it under load, where it has snapshots.
-    pub snapshot: Option<UnderLoad>,
+    /// Snapshots of it under load, where it has any.
+    pub snapshots: Vec<UnderLoad>,
     /// What went wrong elsewhere.
     pub errors: Vec<String>,
 }
@@ -56,27 +58,46 @@ pub struct RowFigures {
 impl RowFigures {
     /// The ratios of the pairs, if there is one.
     pub fn ratio(&self) -> Option<Spread> {
-        spread(self.pairs.iter().map(|pair| pair.us / pair.peer))
+        spread(
+            self.pairs
+                .iter()
+                .map(|pair| pair.us.value / pair.peer.value),
+        )
     }
 
     /// The peer's figures, if there is one.
     pub fn peer(&self) -> Option<Spread> {
-        spread(self.pairs.iter().map(|pair| pair.peer))
+        spread(self.pairs.iter().map(|pair| pair.peer.value))
+    }
+
+    /// What the peer and we took of the processors, in seconds a GiB.
+    pub fn cpu(&self) -> Option<(Spread, Spread)> {
+        let of = |which: fn(&Pair) -> f64| spread(self.pairs.iter().map(which));
+        Some((of(|pair| pair.peer.cpu)?, of(|pair| pair.us.cpu)?))
     }
 
     /// Our figures, if there is one.
     pub fn us(&self) -> Option<Spread> {
-        spread(self.pairs.iter().map(|pair| pair.us))
+        spread(self.pairs.iter().map(|pair| pair.us.value))
     }
+}
+
+/// What came of one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// In the row's unit.
+    pub value: f64,
+    /// Seconds that all processors were busy, for each GiB moved.
+    pub cpu: f64,
 }
 
 /// A run of a peer and one of ours, one right after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
-    /// In the row's unit.
-    pub peer: f64,
-    /// In the row's unit.
-    pub us: f64,
+    /// The peer's.
+    pub peer: Figure,
+    /// Ours.
+    pub us: Figure,
 }
 
 /// Whether a comparison of written data with read data passed.

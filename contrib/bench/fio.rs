@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
+use super::figures::Figure;
 use super::plan::{Row, Unit};
 use super::process::run;
 
@@ -35,6 +36,8 @@ struct Side {
     iops: f64,
     /// Bytes a second.
     bw_bytes: f64,
+    /// Bytes in all.
+    io_bytes: f64,
 }
 
 fn command(path: &Path, size: u64) -> Command {
@@ -47,21 +50,57 @@ fn command(path: &Path, size: u64) -> Command {
     fio
 }
 
-/// Runs one row on that file for that long and gives its figure. `seed` decides the order of random
-/// blocks: one for the peer and us.
-pub fn measure(row: &Row, path: &Path, size: u64, seconds: u64, seed: usize) -> Result<f64> {
+/// Runs one row on that file for that long. `seed` decides the order of random blocks: one for the
+/// peer and us.
+pub fn measure(row: &Row, path: &Path, size: u64, seconds: u64, seed: usize) -> Result<Figure> {
     let mut fio = command(path, size);
-    fio.args(["--time_based", "--norandommap"]);
-    fio.arg(format!("--runtime={seconds}"));
+    if row.timed {
+        fio.arg("--time_based");
+        fio.arg(format!("--runtime={seconds}"));
+    }
+    fio.arg("--norandommap");
     fio.arg(format!("--randseed={}", seed + 1));
     fio.args(row.options.iter().map(|option| format!("--{option}")));
+    let busy = busy()?;
     let printed = run(&mut fio, Duration::from_secs(seconds) + GRACE)?;
-    let job = parse(&printed)?;
-    let side = if row.reads { job.read } else { job.write };
-    Ok(match row.unit {
-        Unit::Operations => side.iops,
-        Unit::Megabytes => side.bw_bytes / 1e6,
-    })
+    let busy = busy_since(busy)?;
+    let Job { read, write, .. } = parse(&printed)?;
+    let value = match row.unit {
+        Unit::Operations => read.iops + write.iops,
+        Unit::Megabytes => (read.bw_bytes + write.bw_bytes) / 1e6,
+    };
+    let moved = (read.io_bytes + write.io_bytes) / f64::from(1 << 30);
+    let cpu = busy.as_secs_f64() / moved;
+    Ok(Figure { value, cpu })
+}
+
+/// Runs a job that counts for nothing.
+pub fn prepare(options: &[&str], path: &Path, size: u64) -> Result<()> {
+    let mut fio = command(path, size);
+    fio.args(options.iter().map(|option| format!("--{option}")));
+    parse(&run(&mut fio, SETUP)?).map(drop)
+}
+
+/// How long the processors have been busy, all together, since the machine was started.
+fn busy() -> Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    let fields: Vec<u64> = line
+        .split_whitespace()
+        .skip(1)
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .context("/proc/stat")?;
+    // user, nice, system, (idle, iowait,) irq, softirq: see proc_stat(5).
+    let ticks = [0, 1, 2, 5, 6].map(|at| fields.get(at).copied().unwrap_or_default());
+    let hertz = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_millis(
+        ticks.iter().sum::<u64>() * 1000 / hertz,
+    ))
+}
+
+fn busy_since(then: Duration) -> Result<Duration> {
+    Ok(busy()?.saturating_sub(then))
 }
 
 /// Writes all of the file once.

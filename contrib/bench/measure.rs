@@ -5,12 +5,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::figures::{Figures, Pair, PeerFigures, RowFigures, Verdict};
+use super::database::Database;
+use super::figures::{Figure, Figures, Pair, PeerFigures, RowFigures, Verdict};
+use super::looped::Loop;
 use super::machine::Machine;
 use super::peers::{Kind, Peer, Place, US};
-use super::plan::{Plan, ROWS, Row};
+use super::plan::{On, PGBENCH, Plan, Row};
 use super::process::{go_on, say};
-use super::{fio, snapshots};
+use super::snapshots::UnderLoad;
+use super::{database, fio, snapshots};
 
 /// Measures all of these peers that the machine has.
 pub fn measure(plan: &Plan, place: &Place, peers: &[&'static Kind]) -> Result<Figures> {
@@ -18,7 +21,8 @@ pub fn measure(plan: &Plan, place: &Place, peers: &[&'static Kind]) -> Result<Fi
         plan: plan.clone(),
         machine: Machine::look(place, peers),
         our_verdict: Verdict::NotApplicable,
-        our_snapshot: None,
+        our_snapshots: Vec::new(),
+        many: Vec::new(),
         peers: Vec::new(),
         missing: Vec::new(),
     };
@@ -65,7 +69,7 @@ impl<'a> Group<'a> {
                         name: kind.name,
                         verdict,
                         rows: Vec::new(),
-                        snapshot: None,
+                        snapshots: Vec::new(),
                         errors: Vec::new(),
                     };
                     peers.push((peer, found));
@@ -86,20 +90,33 @@ impl<'a> Group<'a> {
     }
 
     fn run(mut self, figures: &mut Figures) -> Result<()> {
-        for row in &ROWS {
+        for row in self.plan.jobs() {
             self.row(row)?;
         }
-        if figures.our_snapshot.is_none() {
-            settle(self.us.as_mut(), self.place)?;
-            let ours = snapshots::under_load(self.us.as_mut(), self.place.size, self.plan);
-            figures.our_snapshot = ours.context("Snapmark: a snapshot under load")?;
+        if figures.our_snapshots.is_empty() {
+            let us = self.us.as_mut();
+            say("Snapmark: snapshots under load");
+            let ours =
+                loads(us, self.plan, self.place).context("Snapmark: snapshots under load")?;
+            figures.our_snapshots = ours;
+            let settle = |peer: &mut dyn Peer| settle(peer, self.place);
+            let many = snapshots::many(us, self.plan, settle);
+            figures.many = many.context("Snapmark: many snapshots")?;
         }
         for (mut peer, mut found) in self.peers {
-            let settled = settle(peer.as_mut(), self.place);
-            let run = |()| snapshots::under_load(peer.as_mut(), self.place.size, self.plan);
-            match settled.and_then(run) {
-                Ok(snapshot) => found.snapshot = snapshot,
-                Err(error) => found.errors.push(format!("snapshot under load: {error:#}")),
+            say(&format!("{}: snapshots under load", found.name));
+            match loads(peer.as_mut(), self.plan, self.place) {
+                Ok(snapshots) => found.snapshots = snapshots,
+                Err(error) => found
+                    .errors
+                    .push(format!("snapshots under load: {error:#}")),
+            }
+            go_on()?;
+            // What is in the images goes with it, so it comes last.
+            if self.plan.is_full() && !matches!(found.verdict, Verdict::NotApplicable) {
+                found
+                    .rows
+                    .push(database(peer.path(), self.us.path(), self.plan));
             }
             go_on()?;
             figures.peers.push(found);
@@ -143,7 +160,10 @@ impl<'a> Group<'a> {
             let us = one(row, self.us.as_mut(), self.plan, self.place, round)?;
             for (at, peer) in theirs {
                 let found = &mut self.peers[at].1;
-                say(&format!("  {}: {peer:.0}, Snapmark: {us:.0}", found.name));
+                say(&format!(
+                    "  {}: {:.0}, Snapmark: {:.0}",
+                    found.name, peer.value, us.value
+                ));
                 if let Some(row) = found.rows.last_mut() {
                     row.pairs.push(Pair { peer, us });
                 }
@@ -151,6 +171,50 @@ impl<'a> Group<'a> {
         }
         Ok(())
     }
+}
+
+/// A database's transactions, peer, us, peer, us.
+fn database(peer: &Path, us: &Path, plan: &Plan) -> RowFigures {
+    say(PGBENCH.name);
+    let mut pairs = Vec::new();
+    let measured = (|| {
+        let programs = database::programs().context("it is not installed (Debian: postgresql)")?;
+        let peer = Database::start(programs.clone(), peer).context("on the peer")?;
+        let us = Database::start(programs, us).context("on Snapmark")?;
+        for _ in 0..plan.pairs {
+            go_on()?;
+            let pair = Pair {
+                peer: peer.measure(plan.seconds).context("on the peer")?,
+                us: us.measure(plan.seconds).context("on Snapmark")?,
+            };
+            let (theirs, ours) = (pair.peer.value, pair.us.value);
+            say(&format!("  {theirs:.0}, Snapmark: {ours:.0}"));
+            pairs.push(pair);
+        }
+        anyhow::Ok(())
+    })();
+    let error = measured.err().map(|error| format!("{error:#}"));
+    if let Some(error) = &error {
+        say(&format!("  {error}"));
+    }
+    RowFigures {
+        row: &PGBENCH,
+        pairs,
+        error,
+    }
+}
+
+/// Snapshots under the plan's loads, where the peer has any.
+fn loads(peer: &mut dyn Peer, plan: &Plan, place: &Place) -> Result<Vec<UnderLoad>> {
+    let mut found = Vec::new();
+    for (number, load) in (1..).step_by(100).zip(plan.loads) {
+        settle(peer, place)?;
+        match snapshots::under_load(peer, plan, *load, number)? {
+            Some(snapshot) => found.push(snapshot),
+            None => break,
+        }
+    }
+    Ok(found)
 }
 
 /// Sets one up, fills its image, and sees whether it gives back what was written.
@@ -174,12 +238,20 @@ fn prepare(kind: &Kind, plan: &Plan, place: &Place) -> Result<(Box<dyn Peer>, Ve
 }
 
 /// One run, after everything that earlier ones left behind is on the disk.
-fn one(row: &Row, peer: &mut dyn Peer, plan: &Plan, place: &Place, round: usize) -> Result<f64> {
+fn one(row: &Row, peer: &mut dyn Peer, plan: &Plan, place: &Place, round: usize) -> Result<Figure> {
     settle(peer, place)?;
-    if row.reads {
+    let looped = match row.on {
+        On::File => None,
+        On::Loop => Some(Loop::over(peer.path(), true)?),
+    };
+    let path = looped.as_ref().map_or(peer.path(), Loop::path);
+    if !row.before.is_empty() {
+        fio::prepare(row.before, path, plan.size)?;
+    }
+    if row.cold {
         empty_page_cache()?;
     }
-    fio::measure(row, peer.path(), plan.size, plan.seconds, round)
+    fio::measure(row, path, plan.size, plan.seconds, round)
 }
 
 fn settle(peer: &mut dyn Peer, place: &Place) -> Result<()> {

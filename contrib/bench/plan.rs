@@ -1,5 +1,7 @@
 //! What is measured: the rows of the table, and how long and how often each is run.
 
+use super::snapshots::Load;
+
 /// What a row's figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
@@ -19,6 +21,15 @@ impl Unit {
     }
 }
 
+/// What a row's job runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// The image itself.
+    File,
+    /// A loop device over it, which passes on direct I/O.
+    Loop,
+}
+
 /// One workload.
 #[derive(Debug)]
 pub struct Row {
@@ -28,10 +39,18 @@ pub struct Row {
     pub unit: Unit,
     /// What makes up the job, as options of fio without their dashes.
     pub options: &'static [&'static str],
-    /// Whether it reads; then the page cache is emptied before.
-    pub reads: bool,
+    /// On what.
+    pub on: On,
+    /// Whether it reads from the disk; then the page cache is emptied before.
+    pub cold: bool,
     /// Whether it syncs, which an empty filesystem has nothing to do for.
     pub syncs: bool,
+    /// A job that is run first and does not count, if any.
+    pub before: &'static [&'static str],
+    /// Whether it runs for the plan's time; else until it has done what its options say.
+    pub timed: bool,
+    /// Whether the short form has it.
+    pub short: bool,
 }
 
 const fn row(name: &'static str, unit: Unit, options: &'static [&'static str]) -> Row {
@@ -39,75 +58,174 @@ const fn row(name: &'static str, unit: Unit, options: &'static [&'static str]) -
         name,
         unit,
         options,
-        reads: false,
+        on: On::File,
+        cold: false,
         syncs: false,
+        before: &[],
+        timed: true,
+        short: true,
     }
 }
 
-const fn reading(row: Row) -> Row {
-    Row { reads: true, ..row }
+const fn cold(row: Row) -> Row {
+    Row { cold: true, ..row }
 }
 
 const fn syncing(row: Row) -> Row {
     Row { syncs: true, ..row }
 }
 
+const fn long(row: Row) -> Row {
+    Row {
+        short: false,
+        ..row
+    }
+}
+
+const fn looped(name: &'static str, row: Row) -> Row {
+    Row {
+        name,
+        on: On::Loop,
+        short: false,
+        ..row
+    }
+}
+
 use Unit::{Megabytes, Operations};
 
+const WRITE_16: Row = row(
+    "4 KiB random write, O_DIRECT, depth 16",
+    Operations,
+    &[
+        "rw=randwrite",
+        "bs=4k",
+        "ioengine=libaio",
+        "iodepth=16",
+        "direct=1",
+    ],
+);
+/// Reads of 4 KiB at random, from the disk.
+pub const READ_16: Row = cold(row(
+    "4 KiB random read, O_DIRECT, depth 16",
+    Operations,
+    &[
+        "rw=randread",
+        "bs=4k",
+        "ioengine=libaio",
+        "iodepth=16",
+        "direct=1",
+    ],
+));
+const SYNC_EACH: Row = syncing(row(
+    "4 KiB random write, fsync after each",
+    Operations,
+    &["rw=randwrite", "bs=4k", "ioengine=psync", "fsync=1"],
+));
+const WRITE_ALL: Row = row(
+    "1 MiB sequential write, O_DIRECT, depth 1",
+    Megabytes,
+    &["rw=write", "bs=1m", "ioengine=psync", "direct=1"],
+);
+const READ_ALL: Row = cold(row(
+    "1 MiB sequential read, O_DIRECT, depth 1",
+    Megabytes,
+    &["rw=read", "bs=1m", "ioengine=psync", "direct=1"],
+));
+
 /// All of them, in the order of the table.
-pub const ROWS: [Row; 8] = [
+pub static ROWS: [Row; 16] = [
     row(
         "4 KiB random write, buffered, depth 1",
         Operations,
         &["rw=randwrite", "bs=4k", "ioengine=psync"],
     ),
-    reading(row(
+    cold(row(
         "4 KiB random read, buffered, depth 1",
         Operations,
         &["rw=randread", "bs=4k", "ioengine=psync"],
     )),
-    row(
-        "4 KiB random write, O_DIRECT, depth 16",
-        Operations,
-        &[
-            "rw=randwrite",
-            "bs=4k",
-            "ioengine=libaio",
-            "iodepth=16",
-            "direct=1",
-        ],
-    ),
-    reading(row(
-        "4 KiB random read, O_DIRECT, depth 16",
-        Operations,
-        &[
-            "rw=randread",
-            "bs=4k",
-            "ioengine=libaio",
-            "iodepth=16",
-            "direct=1",
-        ],
-    )),
-    syncing(row(
-        "4 KiB random write, fsync after each",
-        Operations,
-        &["rw=randwrite", "bs=4k", "ioengine=psync", "fsync=1"],
-    )),
+    WRITE_16,
+    READ_16,
+    SYNC_EACH,
     syncing(row(
         "16 KiB random write, fsync after every 8",
         Operations,
         &["rw=randwrite", "bs=16k", "ioengine=psync", "fsync=8"],
     )),
-    row(
-        "1 MiB sequential write, O_DIRECT, depth 1",
-        Megabytes,
-        &["rw=write", "bs=1m", "ioengine=psync", "direct=1"],
+    WRITE_ALL,
+    READ_ALL,
+    long(cold(row(
+        "4 KiB random, 70 % reads, O_DIRECT, depth 16",
+        Operations,
+        &[
+            "rw=randrw",
+            "rwmixread=70",
+            "bs=4k",
+            "ioengine=libaio",
+            "iodepth=16",
+            "direct=1",
+        ],
+    ))),
+    long(Row {
+        timed: false,
+        ..row(
+            "64 MiB of 4 KiB random writes at once, O_DIRECT, depth 16",
+            Operations,
+            &[
+                "rw=randwrite",
+                "bs=4k",
+                "ioengine=libaio",
+                "iodepth=16",
+                "direct=1",
+                "io_size=64m",
+            ],
+        )
+    }),
+    long(Row {
+        before: &["rw=read", "bs=256k", "ioengine=psync", "size=64m"],
+        ..row(
+            "4 KiB random read of 64 MiB that were just read, O_DIRECT, depth 16",
+            Operations,
+            &[
+                "rw=randread",
+                "bs=4k",
+                "ioengine=libaio",
+                "iodepth=16",
+                "direct=1",
+                "size=64m",
+            ],
+        )
+    }),
+    looped("loop device: 4 KiB random write, depth 16", WRITE_16),
+    looped("loop device: 4 KiB random read, depth 16", READ_16),
+    looped(
+        "loop device: 4 KiB random write, fsync after each",
+        SYNC_EACH,
     ),
-    reading(row(
-        "1 MiB sequential read, O_DIRECT, depth 1",
-        Megabytes,
-        &["rw=read", "bs=1m", "ioengine=psync", "direct=1"],
-    )),
+    looped("loop device: 1 MiB sequential write", WRITE_ALL),
+    looped("loop device: 1 MiB sequential read", READ_ALL),
+];
+
+/// A database's transactions; see `database`.
+pub static PGBENCH: Row = long(row(
+    "pgbench, TPC-B-like, 4 clients, on ext4 on a loop device",
+    Operations,
+    &[],
+));
+
+const LOADS: [Load; 3] = [
+    Load {
+        writers: 1,
+        again: false,
+    },
+    Load {
+        writers: 16,
+        again: false,
+    },
+    Load {
+        writers: 1,
+        again: true,
+    },
 ];
 
 /// How much is run.
@@ -123,6 +241,10 @@ pub struct Plan {
     pub pairs: usize,
     /// Seconds of writing before a snapshot, and after it.
     pub snapshot_seconds: u64,
+    /// How many snapshots there are to be when it is measured what many do to Snapmark.
+    pub many: &'static [u32],
+    /// What is done to writers: each with a snapshot of its own.
+    pub loads: &'static [Load],
     /// Whether peers are set up at the same time and share our run of each round, which saves time;
     /// else each peer has the machine and our runs to itself.
     pub together: bool,
@@ -137,6 +259,8 @@ impl Plan {
             seconds: 3,
             pairs: 5,
             snapshot_seconds: 10,
+            many: &[1, 10, 100, 1000],
+            loads: &LOADS,
             together: false,
         }
     }
@@ -149,7 +273,25 @@ impl Plan {
             seconds: 1,
             pairs: 3,
             snapshot_seconds: 3,
+            many: &[],
+            loads: &LOADS[..1],
             together: true,
         }
+    }
+
+    /// The jobs of fio of this form, in order.
+    pub fn jobs(&self) -> impl Iterator<Item = &'static Row> + use<> {
+        let all = self.is_full();
+        ROWS.iter().filter(move |row| all || row.short)
+    }
+
+    /// All rows of this form.
+    pub fn rows(&self) -> impl Iterator<Item = &'static Row> + use<> {
+        self.jobs().chain(self.is_full().then_some(&PGBENCH))
+    }
+
+    /// Whether nothing is left out.
+    pub fn is_full(&self) -> bool {
+        self.form == "full"
     }
 }

@@ -4,7 +4,6 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::figures::{Figures, PeerFigures, RowFigures, Spread, Verdict};
-use super::plan::ROWS;
 use super::snapshots::UnderLoad;
 
 /// The whole text. `chart` is the picture's path relative to it if there is one, `comparison` what is
@@ -17,8 +16,8 @@ pub fn report(figures: &Figures, chart: Option<&str>, comparison: &str) -> Strin
          A ratio is Snapmark's figure through the peer's, of two runs one right after the other: above 1 \
          Snapmark is ahead. Shown is the median of {pairs} pairs, and the lowest and the highest. The image \
          has {mib} MiB and was filled before; each run takes {seconds} s, starts when all that was \
-         written before is on the disk, and, where it reads, with an empty page cache. All is at its \
-         default settings.{together}\n\n\
+         written before is on the disk, and, where it reads from the disk, with an empty page cache. All is at its \
+         default settings.{together} CPU is what all processors did, the job included.\n\n\
          ",
         form = plan.form,
         when = figures.machine.when,
@@ -65,7 +64,7 @@ fn overview(figures: &Figures) -> String {
         let _ = write!(text, " {} |", peer.name);
     }
     let _ = writeln!(text, "\n|---|{}", "---:|".repeat(figures.peers.len()));
-    for row in &ROWS {
+    for row in figures.plan.rows() {
         let _ = write!(text, "| {} |", row.name);
         for peer in &figures.peers {
             let ratio = peer.row(row).and_then(RowFigures::ratio);
@@ -109,34 +108,43 @@ fn plain(text: &str) -> String {
 fn snapshots(figures: &Figures) -> String {
     let seconds = figures.plan.snapshot_seconds;
     let mut text = format!(
-        "## A snapshot under load\n\n\
-         One thread writes 4 KiB blocks at random, O_DIRECT, {seconds} s before the snapshot and {seconds} s \
-         from the moment when its command returned. One snapshot each, so a figure and no median.\n\n\
-         | | rate before (writes/s) | rate after (writes/s) | after / before | longest write before (ms) \
-         | longest write during and after (ms) | command (ms) |\n|---|---:|---:|---:|---:|---:|---:|\n"
+        "## Snapshots under load\n\n\
+         Threads write 4 KiB blocks at random, O_DIRECT, one after the other, {seconds} s before the snapshot \
+         and {seconds} s from the moment when its command returned; or a snapshot is taken every second of \
+         these. Each once, so these are figures and no medians.\n\n\
+         | | threads | snapshots | rate before (writes/s) | rate after (writes/s) | after / before \
+         | longest write before (ms) | longest write during and after (ms) | command (ms) |\n\
+         |---|---:|---|---:|---:|---:|---:|---:|---:|\n"
     );
-    let ours = ("Snapmark", figures.our_snapshot.as_ref());
+    let ours = ("Snapmark", &figures.our_snapshots);
     let peers = figures
         .peers
         .iter()
-        .map(|peer| (peer.name, peer.snapshot.as_ref()));
+        .map(|peer| (peer.name, &peer.snapshots));
     let mut without = Vec::new();
-    for (name, snapshot) in std::iter::once(ours).chain(peers) {
-        match snapshot {
-            Some(snapshot) => text += &under_load(name, snapshot),
-            None => without.push(name),
+    for (name, snapshots) in std::iter::once(ours).chain(peers) {
+        for snapshot in snapshots {
+            text += &under_load(name, snapshot);
+        }
+        if snapshots.is_empty() {
+            without.push(name);
         }
     }
     if !without.is_empty() {
         let _ = writeln!(text, "\nNo snapshot here: {}.", without.join("; "));
     }
-    text + "\n"
+    text + "\n" + &many(figures)
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1e3)
 }
 
 fn under_load(name: &str, of: &UnderLoad) -> String {
-    let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e3);
     format!(
-        "| {name} | {:.0} | {:.0} | {:.2} | {} | {} | {} |\n",
+        "| {name} | {} | {} | {:.0} | {:.0} | {:.2} | {} | {} | {} |\n",
+        of.load.writers,
+        if of.load.again { "every second" } else { "one" },
         of.rate_before,
         of.rate_after,
         of.rate_after / of.rate_before,
@@ -146,10 +154,41 @@ fn under_load(name: &str, of: &UnderLoad) -> String {
     )
 }
 
+fn many(figures: &Figures) -> String {
+    if figures.many.is_empty() {
+        return String::new();
+    }
+    let mut text = "## Many snapshots\n\n\
+        Snapmark alone: as many snapshots of one disk, with 64 blocks written between two of them. Then 4 KiB \
+        random reads, O_DIRECT, depth 16, with an empty page cache, of the disk and of its oldest snapshot, and \
+        one more snapshot under the load of one thread, as above.\n\n\
+        | snapshots | reads of the disk (/s) | of the oldest snapshot (/s) | oldest / disk | rate before \
+        (writes/s) | rate after (writes/s) | after / before | command (ms) |\n\
+        |---:|---:|---:|---:|---:|---:|---:|---:|\n"
+        .to_owned();
+    for many in &figures.many {
+        let load = &many.load;
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.2} | {:.0} | {:.0} | {:.2} | {} |",
+            many.snapshots,
+            many.live,
+            many.oldest,
+            many.oldest / many.live,
+            load.rate_before,
+            load.rate_after,
+            load.rate_after / load.rate_before,
+            ms(load.command),
+        );
+    }
+    text + "\n"
+}
+
 fn details(peer: &PeerFigures) -> String {
     let mut text = format!(
         "## {}\n\n| workload | unit | peer (median) | Snapmark (median) | ratio (median of pairs) \
-         | lowest to highest ratio | pairs |\n|---|---|---:|---:|---:|---:|---:|\n",
+         | lowest to highest ratio | pairs | CPU s/GiB: peer | Snapmark |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|\n",
         peer.name
     );
     let mut errors = peer.errors.clone();
@@ -157,7 +196,7 @@ fn details(peer: &PeerFigures) -> String {
         let ratio = row.ratio();
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.row.name,
             row.row.unit.name(),
             cell(row.peer(), |s| figure(s.median)),
@@ -165,6 +204,8 @@ fn details(peer: &PeerFigures) -> String {
             cell(ratio, |s| format!("{:.2}", s.median)),
             cell(ratio, |s| format!("{:.2} to {:.2}", s.low, s.high)),
             row.pairs.len(),
+            cell(row.cpu().map(|(peer, _)| peer), |s| figure(s.median)),
+            cell(row.cpu().map(|(_, us)| us), |s| figure(s.median)),
         );
         if let Some(error) = &row.error {
             errors.push(format!("{}: {error}", row.row.name));

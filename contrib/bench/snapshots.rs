@@ -9,14 +9,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use super::fio;
 use super::peers::Peer;
-use super::plan::Plan;
+use super::plan::{Plan, READ_16};
+use super::process::{go_on, say};
 
 const BLOCK: u64 = 4096;
 
-/// One snapshot under load.
+/// How often a snapshot is taken where that is done again and again.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is done to the writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Threads that write.
+    pub writers: usize,
+    /// Whether a snapshot is taken every second from then on, and not one alone.
+    pub again: bool,
+}
+
+/// A snapshot, or several, under load.
 #[derive(Clone, Copy, Debug)]
 pub struct UnderLoad {
+    /// What was done.
+    pub load: Load,
     /// Writes a second before it.
     pub rate_before: f64,
     /// Writes a second from the moment when the command returned.
@@ -25,8 +41,21 @@ pub struct UnderLoad {
     pub longest_before: Duration,
     /// The longest that a write took which ended after the command had begun.
     pub longest_after: Duration,
-    /// How long the command took.
+    /// How long the command took, the longest of several.
     pub command: Duration,
+}
+
+/// A disk with so many snapshots.
+#[derive(Clone, Copy, Debug)]
+pub struct Many {
+    /// How many, before the one under load.
+    pub snapshots: u32,
+    /// One more, under load.
+    pub load: UnderLoad,
+    /// Random reads of the disk a second.
+    pub live: f64,
+    /// And of its oldest snapshot.
+    pub oldest: f64,
 }
 
 /// A write that ended then.
@@ -35,53 +64,140 @@ struct Write {
     took: Duration,
 }
 
-/// One thread writes 4 KiB blocks at random, O_DIRECT; in the middle of it a snapshot is taken.
-/// `None` where the peer has no snapshots.
-pub fn under_load(peer: &mut dyn Peer, size: u64, plan: &Plan) -> Result<Option<UnderLoad>> {
-    let path = peer.path().to_owned();
+/// Threads write 4 KiB blocks at random, O_DIRECT; in the middle of it a snapshot is taken, with numbers
+/// from `number` on. `None` where the peer has no snapshots.
+pub fn under_load(
+    peer: &mut dyn Peer,
+    plan: &Plan,
+    load: Load,
+    number: u32,
+) -> Result<Option<UnderLoad>> {
+    let (path, size) = (peer.path().to_owned(), plan.size);
     let window = Duration::from_secs(plan.snapshot_seconds);
     let done = &AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| write(&path, size, done));
+        let path = &path;
+        let writers: Vec<_> = (1..=load.writers as u64)
+            .map(|seed| scope.spawn(move || write(path, size, seed, done)))
+            .collect();
         // What a first snapshot or the first writes set up counts for nothing.
         sleep(window / 4);
         let started = Instant::now();
         sleep(window);
         let begun = Instant::now();
-        let taken = peer.snapshot(1);
+        let mut taken = peer.snapshot(number);
         let returned = Instant::now();
+        let mut command = returned - begun;
         if matches!(taken, Ok(true)) {
-            sleep(window);
+            for more in 1.. {
+                let left = (returned + window).saturating_duration_since(Instant::now());
+                if left.is_zero() || taken.is_err() {
+                    break;
+                }
+                sleep(if load.again { left.min(EVERY) } else { left });
+                if load.again && left > EVERY {
+                    let begun = Instant::now();
+                    taken = peer.snapshot(number + more);
+                    command = command.max(begun.elapsed());
+                }
+            }
         }
         done.store(true, Relaxed);
-        let writes = writer.join().map_err(|_| anyhow!("the writer panicked"))?;
+        let mut writes = Vec::new();
+        for writer in writers {
+            let written = writer.join().map_err(|_| anyhow!("a writer panicked"))?;
+            writes.extend(written.context("a writer")?);
+        }
         if !taken.context("the snapshot's command")? {
             return Ok(None);
         }
-        let writes = writes.context("the writer")?;
         let within = |from, to| writes.iter().filter(move |w| w.end >= from && w.end < to);
         let rate = |from| within(from, from + window).count() as f64 / window.as_secs_f64();
         let longest = |from, to| within(from, to).map(|w| w.took).max().unwrap_or_default();
         Ok(Some(UnderLoad {
+            load,
             rate_before: rate(started),
             rate_after: rate(returned),
             longest_before: longest(started, begun),
             // The last write may have waited past the window.
             longest_after: longest(begun, returned + 1000 * window),
-            command: returned - begun,
+            command,
         }))
     })
 }
 
-fn write(path: &Path, size: u64, done: &AtomicBool) -> Result<Vec<Write>> {
+/// Takes snapshots, with a few writes before each, until there are as many as the plan says, and
+/// measures at each of these numbers. `settle` is called before each measurement.
+pub fn many(
+    peer: &mut dyn Peer,
+    plan: &Plan,
+    settle: impl Fn(&mut dyn Peer) -> Result<()>,
+) -> Result<Vec<Many>> {
+    let mut found = Vec::new();
+    let (mut taken, first) = (0, 1000);
+    for &wanted in plan.many {
+        go_on()?;
+        say(&format!("{wanted} snapshots"));
+        while taken < wanted {
+            write_some(peer.path(), plan.size, u64::from(taken) + 1)?;
+            if !peer.snapshot(first + taken)? {
+                return Ok(found);
+            }
+            taken += 1;
+        }
+        settle(peer)?;
+        let read = |path: &Path| {
+            let figure = fio::measure(&READ_16, path, plan.size, plan.seconds, 0)?;
+            Ok::<_, anyhow::Error>(figure.value)
+        };
+        let live = read(peer.path())?;
+        let Some(oldest) = peer.snapshot_path(first) else {
+            return Ok(found);
+        };
+        let oldest = read(&oldest)?;
+        let load = Load {
+            writers: 1,
+            again: false,
+        };
+        let Some(load) = under_load(peer, plan, load, first + taken)? else {
+            return Ok(found);
+        };
+        taken += 1;
+        found.push(Many {
+            snapshots: wanted,
+            load,
+            live,
+            oldest,
+        });
+    }
+    Ok(found)
+}
+
+/// As many random blocks as make a snapshot differ from the one before.
+fn write_some(path: &Path, size: u64, seed: u64) -> Result<()> {
+    const SOME: usize = 64;
+    write_until(path, size, seed, |written| written >= SOME).map(drop)
+}
+
+fn write(path: &Path, size: u64, seed: u64, done: &AtomicBool) -> Result<Vec<Write>> {
+    write_until(path, size, seed, |_| done.load(Relaxed))
+}
+
+/// Writes until `done`, which is told how many there were, says so.
+fn write_until(
+    path: &Path,
+    size: u64,
+    seed: u64,
+    done: impl Fn(usize) -> bool,
+) -> Result<Vec<Write>> {
     let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
     let mut options = OpenOptions::new();
     let file: File = options.write(true).custom_flags(direct).open(path)?;
     let mut room = vec![0x5a; 2 * BLOCK as usize];
     let start = room.as_ptr().align_offset(BLOCK as usize);
     let block = &mut room[start..start + BLOCK as usize];
-    let (mut writes, mut state) = (Vec::new(), 1_u64);
-    while !done.load(Relaxed) {
+    let (mut writes, mut state) = (Vec::new(), seed);
+    while !done(writes.len()) {
         // Xorshift (Marsaglia 2003).
         state ^= state << 13;
         state ^= state >> 7;

@@ -38,6 +38,11 @@ pub trait Peer {
     fn snapshot(&mut self, _number: u32) -> Result<bool> {
         Ok(false)
     }
+
+    /// The file whose content is the snapshot of that number, where it can be read.
+    fn snapshot_path(&self, _number: u32) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// A program that a peer needs.

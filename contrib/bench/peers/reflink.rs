@@ -51,8 +51,8 @@ struct Reflink {
 fn start(place: &Place, system: &str) -> Result<Box<dyn Peer>> {
     let scratch = place.scratch(system)?;
     let image = scratch.path().join("file-system.img");
-    // Room for a copy that is overwritten, and for the file system itself.
-    sparse(&image, 4 * place.size + (1 << 30))?;
+    // Room for copies that are overwritten, and for the file system itself.
+    sparse(&image, 16 * place.size + (1 << 30))?;
     run(Command::new(format!("mkfs.{system}")).arg(&image), SETUP)?;
     let mountpoint = directory(scratch.path().join("mnt"))?;
     let mut mount = Command::new("mount");

@@ -39,8 +39,8 @@ fn start(place: &Place) -> Result<Box<dyn Peer>> {
     // With a verb of Snapmark's, this program is Snapmark.
     let program = std::env::current_exe()?;
     let mut init = Command::new(&program);
-    // Room for what a snapshot keeps.
-    let size = (4 * place.size).to_string();
+    // Room for what snapshots keep.
+    let size = (16 * place.size).to_string();
     run(init.arg("init").arg(&store).args(["--size", &size]), SETUP)?;
     let mut mount = Command::new(&program);
     mount
@@ -82,5 +82,10 @@ impl Peer for Snapmark {
     fn snapshot(&mut self, number: u32) -> Result<bool> {
         self.command(&format!("snapshot {DISK} bench{number}"))?;
         Ok(true)
+    }
+
+    fn snapshot_path(&self, number: u32) -> Option<PathBuf> {
+        let name = format!("{DISK}@bench{number}");
+        Some(self.mountpoint.join(name))
     }
 }
