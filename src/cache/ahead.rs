@@ -1,9 +1,14 @@
-//! Has the host hold in its memory what of the journal is about to be written.
+//! Has the host hold in its memory what of the journal is about to be written, and write out what has
+//! been written.
 //!
 //! Records begin and end inside the host's pages. Where the host does not have a page, it reads it
 //! from the disk before it takes a part of it, and the write waits: cold, writes of 4 KiB came at an
 //! eighth of the rate. So a thread reads ahead of the records. Once the ring has been round, and unless
 //! the host is short of memory, there is nothing left for it to read.
+//!
+//! What lies behind the records the same thread has the host begin to write out: else it would all be
+//! left to the next sync, and a snapshot's command, or a database's fsync beside a busy writer, would
+//! wait for tens of megabytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -92,13 +97,22 @@ impl Shared {
     fn run(&self, device: &dyn Device, ring: u64) {
         let pieces = ring.div_ceil(PIECE);
         let mut plan = Plan::default();
+        let range = |piece: u64| {
+            let start = piece * PIECE;
+            (RING_START + start, PIECE.min(ring - start))
+        };
         while !self.stop.load(Relaxed) {
-            let Some(piece) = plan.next(self.piece.load(Relaxed), pieces) else {
+            let written = self.piece.load(Relaxed);
+            for piece in plan.left(written, pieces) {
+                let (start, len) = range(piece);
+                device.begin_sync(start, len);
+            }
+            let Some(piece) = plan.next(written, pieces) else {
                 park();
                 continue;
             };
-            let start = piece * PIECE;
-            device.prefetch(RING_START + start, PIECE.min(ring - start));
+            let (start, len) = range(piece);
+            device.prefetch(start, len);
         }
     }
 }
@@ -109,9 +123,23 @@ struct Plan {
     /// The piece that is written to, and how many from there on have been read.
     at: u64,
     read: u64,
+    /// The piece that was written to when [`left`](Self::left) was asked last.
+    last: Option<u64>,
 }
 
 impl Plan {
+    /// The pieces, of so many, that writers have left since this was asked last. Those that jump far
+    /// or go back to an earlier one have left none.
+    fn left(&mut self, written: u64, pieces: u64) -> impl Iterator<Item = u64> + use<> {
+        let last = self.last.unwrap_or(written);
+        let moved = (written + pieces - last) % pieces;
+        let moved = if moved <= AHEAD { moved } else { 0 };
+        if moved > 0 || self.last.is_none() || (last + pieces - written) % pieces > AHEAD {
+            self.last = Some(written);
+        }
+        (0..moved).map(move |at| (last + at) % pieces)
+    }
+
     /// The next piece to be read while one is being written, of so many; none where enough is.
     fn next(&mut self, written: u64, pieces: u64) -> Option<u64> {
         let moved = (written + pieces - self.at) % pieces;
@@ -148,6 +176,19 @@ mod tests {
         // Round the ring, and far away.
         assert_eq!(read(1), [3, 4, 5, 6, 7, 8]);
         assert_eq!(read(12), (12..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_left_behind_is_written_out_once() {
+        let mut plan = Plan::default();
+        let mut left = |written| plan.left(written, 20).collect::<Vec<_>>();
+        assert!(left(5).is_empty());
+        assert_eq!(left(6), [5]);
+        assert!(left(5).is_empty(), "one who was overtaken");
+        assert!(left(6).is_empty());
+        assert_eq!(left(8), [6, 7]);
+        assert!(left(19).is_empty(), "far away");
+        assert_eq!(left(1), [19, 0]);
     }
 
     #[test]
