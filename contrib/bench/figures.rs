@@ -1,8 +1,9 @@
 //! What was measured, before it is written down anywhere.
 
+use std::time::Duration;
+
 use super::machine::Machine;
-use super::plan::{Plan, Row};
-use super::snapshots::{Many, UnderLoad};
+use super::plan::{Load, Plan, Row};
 
 /// All of one run.
 pub struct Figures {
@@ -80,6 +81,36 @@ impl RowFigures {
     pub fn us(&self) -> Option<Spread> {
         spread(self.pairs.iter().map(|pair| pair.us.value))
     }
+}
+
+/// A snapshot, or several, under load.
+#[derive(Clone, Copy, Debug)]
+pub struct UnderLoad {
+    /// What was done.
+    pub load: Load,
+    /// Writes a second before it.
+    pub rate_before: f64,
+    /// Writes a second from the moment when the command returned.
+    pub rate_after: f64,
+    /// The longest that a write took before it.
+    pub longest_before: Duration,
+    /// The longest that a write took which ended after the command had begun.
+    pub longest_after: Duration,
+    /// How long the command took, the longest of several.
+    pub command: Duration,
+}
+
+/// A disk with so many snapshots.
+#[derive(Clone, Copy, Debug)]
+pub struct Many {
+    /// How many, before the one under load.
+    pub snapshots: u32,
+    /// One more, under load.
+    pub load: UnderLoad,
+    /// Random reads of the disk a second.
+    pub live: f64,
+    /// And of its oldest snapshot.
+    pub oldest: f64,
 }
 
 /// What came of one run.

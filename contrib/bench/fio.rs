@@ -60,7 +60,8 @@ pub fn measure(row: &Row, path: &Path, size: u64, seconds: u64, seed: usize) -> 
     }
     fio.arg("--norandommap");
     fio.arg(format!("--randseed={}", seed + 1));
-    fio.args(row.options.iter().map(|option| format!("--{option}")));
+    let options = row.requests.iter().chain(row.options);
+    fio.args(options.map(|option| format!("--{option}")));
     let busy = busy()?;
     let printed = run(&mut fio, Duration::from_secs(seconds) + GRACE)?;
     let busy = busy_since(busy)?;

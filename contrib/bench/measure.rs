@@ -6,13 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::database::Database;
-use super::figures::{Figure, Figures, Pair, PeerFigures, RowFigures, Verdict};
+use super::figures::{Figure, Figures, Pair, PeerFigures, RowFigures, UnderLoad, Verdict};
 use super::looped::Loop;
 use super::machine::Machine;
 use super::peers::{Kind, Peer, Place, US};
 use super::plan::{On, PGBENCH, Plan, Row};
 use super::process::{go_on, say};
-use super::snapshots::UnderLoad;
 use super::{database, fio, snapshots};
 
 /// Measures all of these peers that the machine has.

@@ -1,7 +1,5 @@
 //! What is measured: the rows of the table, and how long and how often each is run.
 
-use super::snapshots::Load;
-
 /// What a row's figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
@@ -37,7 +35,9 @@ pub struct Row {
     pub name: &'static str,
     /// What its figure counts.
     pub unit: Unit,
-    /// What makes up the job, as options of fio without their dashes.
+    /// How requests are made, as options of fio without their dashes.
+    pub requests: &'static [&'static str],
+    /// What else makes up the job.
     pub options: &'static [&'static str],
     /// On what.
     pub on: On,
@@ -53,10 +53,22 @@ pub struct Row {
     pub short: bool,
 }
 
-const fn row(name: &'static str, unit: Unit, options: &'static [&'static str]) -> Row {
+/// How requests are made: one after the other through the page cache, one after the other past it, or
+/// sixteen at a time past it.
+const BUFFERED: &[&str] = &["ioengine=psync"];
+const DIRECT: &[&str] = &["ioengine=psync", "direct=1"];
+const DEPTH_16: &[&str] = &["ioengine=libaio", "iodepth=16", "direct=1"];
+
+const fn row(
+    name: &'static str,
+    unit: Unit,
+    requests: &'static [&'static str],
+    options: &'static [&'static str],
+) -> Row {
     Row {
         name,
         unit,
+        requests,
         options,
         on: On::File,
         cold: false,
@@ -96,53 +108,48 @@ use Unit::{Megabytes, Operations};
 const WRITE_16: Row = row(
     "4 KiB random write, O_DIRECT, depth 16",
     Operations,
-    &[
-        "rw=randwrite",
-        "bs=4k",
-        "ioengine=libaio",
-        "iodepth=16",
-        "direct=1",
-    ],
+    DEPTH_16,
+    &["rw=randwrite", "bs=4k"],
 );
 /// Reads of 4 KiB at random, from the disk.
 pub const READ_16: Row = cold(row(
     "4 KiB random read, O_DIRECT, depth 16",
     Operations,
-    &[
-        "rw=randread",
-        "bs=4k",
-        "ioengine=libaio",
-        "iodepth=16",
-        "direct=1",
-    ],
+    DEPTH_16,
+    &["rw=randread", "bs=4k"],
 ));
 const SYNC_EACH: Row = syncing(row(
     "4 KiB random write, fsync after each",
     Operations,
-    &["rw=randwrite", "bs=4k", "ioengine=psync", "fsync=1"],
+    BUFFERED,
+    &["rw=randwrite", "bs=4k", "fsync=1"],
 ));
 const WRITE_ALL: Row = row(
     "1 MiB sequential write, O_DIRECT, depth 1",
     Megabytes,
-    &["rw=write", "bs=1m", "ioengine=psync", "direct=1"],
+    DIRECT,
+    &["rw=write", "bs=1m"],
 );
 const READ_ALL: Row = cold(row(
     "1 MiB sequential read, O_DIRECT, depth 1",
     Megabytes,
-    &["rw=read", "bs=1m", "ioengine=psync", "direct=1"],
+    DIRECT,
+    &["rw=read", "bs=1m"],
 ));
 
-/// All of them, in the order of the table.
+/// All jobs of fio, in the order of the table.
 pub static ROWS: [Row; 16] = [
     row(
         "4 KiB random write, buffered, depth 1",
         Operations,
-        &["rw=randwrite", "bs=4k", "ioengine=psync"],
+        BUFFERED,
+        &["rw=randwrite", "bs=4k"],
     ),
     cold(row(
         "4 KiB random read, buffered, depth 1",
         Operations,
-        &["rw=randread", "bs=4k", "ioengine=psync"],
+        BUFFERED,
+        &["rw=randread", "bs=4k"],
     )),
     WRITE_16,
     READ_16,
@@ -150,35 +157,24 @@ pub static ROWS: [Row; 16] = [
     syncing(row(
         "16 KiB random write, fsync after every 8",
         Operations,
-        &["rw=randwrite", "bs=16k", "ioengine=psync", "fsync=8"],
+        BUFFERED,
+        &["rw=randwrite", "bs=16k", "fsync=8"],
     )),
     WRITE_ALL,
     READ_ALL,
     long(cold(row(
         "4 KiB random, 70 % reads, O_DIRECT, depth 16",
         Operations,
-        &[
-            "rw=randrw",
-            "rwmixread=70",
-            "bs=4k",
-            "ioengine=libaio",
-            "iodepth=16",
-            "direct=1",
-        ],
+        DEPTH_16,
+        &["rw=randrw", "rwmixread=70", "bs=4k"],
     ))),
     long(Row {
         timed: false,
         ..row(
             "64 MiB of 4 KiB random writes at once, O_DIRECT, depth 16",
             Operations,
-            &[
-                "rw=randwrite",
-                "bs=4k",
-                "ioengine=libaio",
-                "iodepth=16",
-                "direct=1",
-                "io_size=64m",
-            ],
+            DEPTH_16,
+            &["rw=randwrite", "bs=4k", "io_size=64m"],
         )
     }),
     long(Row {
@@ -186,14 +182,8 @@ pub static ROWS: [Row; 16] = [
         ..row(
             "4 KiB random read of 64 MiB that were just read, O_DIRECT, depth 16",
             Operations,
-            &[
-                "rw=randread",
-                "bs=4k",
-                "ioengine=libaio",
-                "iodepth=16",
-                "direct=1",
-                "size=64m",
-            ],
+            DEPTH_16,
+            &["rw=randread", "bs=4k", "size=64m"],
         )
     }),
     looped("loop device: 4 KiB random write, depth 16", WRITE_16),
@@ -211,7 +201,17 @@ pub static PGBENCH: Row = long(row(
     "pgbench, TPC-B-like, 4 clients, on ext4 on a loop device",
     Operations,
     &[],
+    &[],
 ));
+
+/// What is done to the writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Threads that write.
+    pub writers: usize,
+    /// Whether a snapshot is taken every second from then on, and not one alone.
+    pub again: bool,
+}
 
 const LOADS: [Load; 3] = [
     Load {

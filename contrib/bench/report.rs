@@ -3,8 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::figures::{Figures, PeerFigures, RowFigures, Spread, Verdict};
-use super::snapshots::UnderLoad;
+use super::figures::{Figures, PeerFigures, RowFigures, Spread, UnderLoad, Verdict};
 
 /// The whole text. `chart` is the picture's path relative to it if there is one, `comparison` what is
 /// to be said about the last run.

@@ -9,54 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use super::figures::{Many, UnderLoad};
 use super::fio;
 use super::peers::Peer;
-use super::plan::{Plan, READ_16};
+use super::plan::{Load, Plan, READ_16};
 use super::process::{go_on, say};
 
 const BLOCK: u64 = 4096;
 
 /// How often a snapshot is taken where that is done again and again.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// What is done to the writers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Load {
-    /// Threads that write.
-    pub writers: usize,
-    /// Whether a snapshot is taken every second from then on, and not one alone.
-    pub again: bool,
-}
-
-/// A snapshot, or several, under load.
-#[derive(Clone, Copy, Debug)]
-pub struct UnderLoad {
-    /// What was done.
-    pub load: Load,
-    /// Writes a second before it.
-    pub rate_before: f64,
-    /// Writes a second from the moment when the command returned.
-    pub rate_after: f64,
-    /// The longest that a write took before it.
-    pub longest_before: Duration,
-    /// The longest that a write took which ended after the command had begun.
-    pub longest_after: Duration,
-    /// How long the command took, the longest of several.
-    pub command: Duration,
-}
-
-/// A disk with so many snapshots.
-#[derive(Clone, Copy, Debug)]
-pub struct Many {
-    /// How many, before the one under load.
-    pub snapshots: u32,
-    /// One more, under load.
-    pub load: UnderLoad,
-    /// Random reads of the disk a second.
-    pub live: f64,
-    /// And of its oldest snapshot.
-    pub oldest: f64,
-}
 
 /// A write that ended then.
 struct Write {
