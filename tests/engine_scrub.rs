@@ -36,10 +36,17 @@ fn ended(engine: &Engine) -> ScrubStatus {
 
 /// A whole scrub.
 fn scrub(engine: &Engine) -> ScrubStatus {
+    let status = scrub_of_what_changes(engine);
+    assert_eq!(status.checked, status.total, "{status:?}");
+    status
+}
+
+/// A whole scrub while others write: what they delete after it was counted is not there to be checked.
+fn scrub_of_what_changes(engine: &Engine) -> ScrubStatus {
     engine.scrub().start(None).unwrap();
     let status = ended(engine);
     assert_eq!(status.state, ScrubState::Done, "{status:?}");
-    assert_eq!(status.checked, status.total, "{status:?}");
+    assert!(status.checked <= status.total, "{status:?}");
     status
 }
 
@@ -345,7 +352,7 @@ fn whatever_goes_on_meanwhile_is_no_damage() {
             let _stop = Stop(stop);
             for turn in 0..25 {
                 // What the scrub reads is what others write just now: no courtesy is wanted.
-                let status = scrub(engine);
+                let status = scrub_of_what_changes(engine);
                 assert_eq!(status.damaged, 0, "seed {seed} turn {turn}: {status:?}");
             }
         });

@@ -103,41 +103,47 @@ impl Shared {
         };
         while !self.stop.load(Relaxed) {
             let written = self.piece.load(Relaxed);
-            for piece in plan.left(written, pieces) {
-                let (start, len) = range(piece);
+            // Reading comes first: who overtakes it waits at each page.
+            let ahead = plan.next(written, pieces);
+            if let Some((start, len)) = ahead.map(range) {
+                device.prefetch(start, len);
+            }
+            let behind = plan.left(written, pieces);
+            if let Some((start, len)) = behind.map(range) {
                 device.begin_sync(start, len);
             }
-            let Some(piece) = plan.next(written, pieces) else {
+            if ahead.is_none() && behind.is_none() {
                 park();
-                continue;
-            };
-            let (start, len) = range(piece);
-            device.prefetch(start, len);
+            }
         }
     }
 }
 
-/// What has been read.
+/// What has been read, and what is to be written out.
 #[derive(Default)]
 struct Plan {
     /// The piece that is written to, and how many from there on have been read.
     at: u64,
     read: u64,
-    /// The piece that was written to when [`left`](Self::left) was asked last.
-    last: Option<u64>,
+    /// The first piece that has not been left or is yet to be written out.
+    behind: Option<u64>,
 }
 
 impl Plan {
-    /// The pieces, of so many, that writers have left since this was asked last. Those that jump far
-    /// or go back to an earlier one have left none.
-    fn left(&mut self, written: u64, pieces: u64) -> impl Iterator<Item = u64> + use<> {
-        let last = self.last.unwrap_or(written);
-        let moved = (written + pieces - last) % pieces;
-        let moved = if moved <= AHEAD { moved } else { 0 };
-        if moved > 0 || self.last.is_none() || (last + pieces - written) % pieces > AHEAD {
-            self.last = Some(written);
+    /// A piece, of so many, that writers have left and that is to be written out. Where they were
+    /// faster, only the last ones are.
+    fn left(&mut self, written: u64, pieces: u64) -> Option<u64> {
+        // In a small ring what was left is soon what comes.
+        let most = AHEAD.min((pieces - 1) / 2);
+        let behind = *self.behind.get_or_insert(written);
+        let waiting = (written + pieces - behind) % pieces;
+        // None, or one who was overtaken.
+        if waiting == 0 || waiting + most >= pieces {
+            return None;
         }
-        (0..moved).map(move |at| (last + at) % pieces)
+        let piece = (written + pieces - waiting.min(most)) % pieces;
+        self.behind = Some((piece + 1) % pieces);
+        (most > 0).then_some(piece)
     }
 
     /// The next piece to be read while one is being written, of so many; none where enough is.
@@ -181,14 +187,28 @@ mod tests {
     #[test]
     fn what_is_left_behind_is_written_out_once() {
         let mut plan = Plan::default();
-        let mut left = |written| plan.left(written, 20).collect::<Vec<_>>();
-        assert!(left(5).is_empty());
-        assert_eq!(left(6), [5]);
-        assert!(left(5).is_empty(), "one who was overtaken");
-        assert!(left(6).is_empty());
-        assert_eq!(left(8), [6, 7]);
-        assert!(left(19).is_empty(), "far away");
-        assert_eq!(left(1), [19, 0]);
+        let mut left = |written, pieces| -> Vec<u64> {
+            std::iter::from_fn(|| plan.left(written, pieces)).collect()
+        };
+        assert!(left(5, 20).is_empty());
+        assert_eq!(left(6, 20), [5]);
+        assert!(left(5, 20).is_empty(), "one who was overtaken");
+        assert!(left(6, 20).is_empty());
+        assert_eq!(left(8, 20), [6, 7]);
+        assert_eq!(left(19, 20), (11..19).collect::<Vec<_>>(), "the last ones");
+        assert_eq!(left(1, 20), [19, 0]);
+        let mut plan = Plan::default();
+        for (written, left) in [
+            (0, None),
+            (1, Some(0)),
+            (0, None),
+            (2, Some(1)),
+            (0, Some(2)),
+        ] {
+            assert_eq!(plan.left(written, 3), left, "{written}");
+        }
+        let mut plan = Plan::default();
+        assert!((0..4).all(|at| plan.left(at % 2, 2).is_none()));
     }
 
     #[test]

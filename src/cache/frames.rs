@@ -293,7 +293,11 @@ impl FramePool {
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        slab::give_back(std::mem::take(&mut self.state.get_mut().free));
+        let free = std::mem::take(&mut self.state.get_mut().free);
+        // The next pool is not to take for memory what is none.
+        if std::mem::take(self.filling.get_mut()).wait().is_ok() {
+            slab::give_back(free);
+        }
     }
 }
 

@@ -382,7 +382,7 @@ impl Device for FileDevice {
         };
         let fd = self.file.as_raw_fd();
         // That it can't be begun costs time alone. A write that fails because of it is reported by the
-        // sync: this call, which waits for nothing, takes no report away.
+        // sync: only the flags that wait for writes take a report away (fs/sync.c in Linux).
         // SAFETY: it touches no memory, and the descriptor is open.
         let _ = unsafe { libc::sync_file_range(fd, offset, len, libc::SYNC_FILE_RANGE_WRITE) };
     }

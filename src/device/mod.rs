@@ -93,8 +93,9 @@ pub trait Device: Send + Sync {
         false
     }
 
-    /// Has the host begin to write a range out, and does not wait for it: so that a later
-    /// [`sync`](Self::sync), which alone says what is durable, has less left to do.
+    /// Has the host begin to write a range out, and does not wait for the end of it, though a busy disk
+    /// may keep it waiting for the beginning: so that a later [`sync`](Self::sync), which alone says
+    /// what is durable, has less left to do.
     fn begin_sync(&self, _offset: u64, _len: u64) {}
 
     /// Makes every write and punch that returned before this call durable (`fdatasync`).

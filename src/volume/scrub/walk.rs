@@ -92,11 +92,7 @@ impl Walk {
                 }
             }
         }
-        self.judge()?;
-        // What was deleted since it was counted is not there to be checked.
-        let checked = self.shared.with(|state| state.status().checked);
-        self.shared.total(checked);
-        Ok(())
+        self.judge()
     }
 
     /// The store, while it is open.
