@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::figures::Figure;
 use super::looped::Loop;
-use super::process::{Mounted, run};
+use super::process::{Mounted, run, take_down};
 
 /// For what is not measured.
 const SETUP: Duration = Duration::from_secs(300);
@@ -133,6 +133,6 @@ impl Drop for Database {
         let mut stop = self.program("pg_ctl");
         stop.args(["-w", "-m", "immediate", "-D"]).arg(&self.data);
         // Where it does not run, there is nothing to stop.
-        let _ = run(stop.arg("stop"), SETUP);
+        let _ = take_down(stop.arg("stop"), SETUP);
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
-use super::figures::Figure;
 use super::plan::{Row, Unit};
 use super::process::run;
 
@@ -50,9 +49,9 @@ fn command(path: &Path, size: u64) -> Command {
     fio
 }
 
-/// Runs one row on that file for that long. `seed` decides the order of random blocks: one for the
-/// peer and us.
-pub fn measure(row: &Row, path: &Path, size: u64, seconds: u64, seed: usize) -> Result<Figure> {
+/// Runs one row on that file for that long; gives its figure, and how many GiB were moved. `seed`
+/// decides the order of random blocks: one for the peer and us.
+pub fn measure(row: &Row, path: &Path, size: u64, seconds: u64, seed: usize) -> Result<(f64, f64)> {
     let mut fio = command(path, size);
     if row.timed {
         fio.arg("--time_based");
@@ -62,17 +61,14 @@ pub fn measure(row: &Row, path: &Path, size: u64, seconds: u64, seed: usize) -> 
     fio.arg(format!("--randseed={}", seed + 1));
     let options = row.requests.iter().chain(row.options);
     fio.args(options.map(|option| format!("--{option}")));
-    let busy = busy()?;
     let printed = run(&mut fio, Duration::from_secs(seconds) + GRACE)?;
-    let busy = busy_since(busy)?;
     let Job { read, write, .. } = parse(&printed)?;
     let value = match row.unit {
         Unit::Operations => read.iops + write.iops,
         Unit::Megabytes => (read.bw_bytes + write.bw_bytes) / 1e6,
     };
     let moved = (read.io_bytes + write.io_bytes) / f64::from(1 << 30);
-    let cpu = busy.as_secs_f64() / moved;
-    Ok(Figure { value, cpu })
+    Ok((value, moved))
 }
 
 /// Runs a job that counts for nothing.
@@ -83,7 +79,7 @@ pub fn prepare(options: &[&str], path: &Path, size: u64) -> Result<()> {
 }
 
 /// How long the processors have been busy, all together, since the machine was started.
-fn busy() -> Result<Duration> {
+pub fn busy() -> Result<Duration> {
     let stat = std::fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let fields: Vec<u64> = line
@@ -98,10 +94,6 @@ fn busy() -> Result<Duration> {
     Ok(Duration::from_millis(
         ticks.iter().sum::<u64>() * 1000 / hertz,
     ))
-}
-
-fn busy_since(then: Duration) -> Result<Duration> {
-    Ok(busy()?.saturating_sub(then))
 }
 
 /// Writes all of the file once.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::process::{run, say};
+use super::process::{run, say, take_down};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -33,7 +33,7 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         let mut losetup = Command::new("losetup");
-        if let Err(error) = run(losetup.arg("--detach").arg(&self.0), LIMIT) {
+        if let Err(error) = take_down(losetup.arg("--detach").arg(&self.0), LIMIT) {
             say(&format!("{}: {error:#}", self.0.display()));
         }
     }

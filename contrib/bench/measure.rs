@@ -1,7 +1,6 @@
 //! The order of things: which peer is set up when, and whose turn it is.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs::File;
 
 use anyhow::{Context, Result};
 
@@ -9,9 +8,9 @@ use super::database::Database;
 use super::figures::{Figure, Figures, Pair, PeerFigures, RowFigures, UnderLoad, Verdict};
 use super::looped::Loop;
 use super::machine::Machine;
-use super::peers::{Kind, Peer, Place, US};
+use super::peers::{Kind, PEERS, Peer, Place, US};
 use super::plan::{On, PGBENCH, Plan, Row};
-use super::process::{go_on, say};
+use super::process::{empty_page_cache, go_on, say};
 use super::{database, fio, snapshots};
 
 /// Measures all of these peers that the machine has.
@@ -98,9 +97,14 @@ impl<'a> Group<'a> {
             let ours =
                 loads(us, self.plan, self.place).context("Snapmark: snapshots under load")?;
             figures.our_snapshots = ours;
-            let settle = |peer: &mut dyn Peer| settle(peer, self.place);
-            let many = snapshots::many(us, self.plan, settle);
-            figures.many = many.context("Snapmark: many snapshots")?;
+            if !self.plan.many.is_empty() {
+                // One without snapshots.
+                let mut fresh = US.start(self.place)?;
+                fio::fill(fresh.path(), self.plan.size)?;
+                let settle = |peer: &mut dyn Peer| settle(peer, self.place);
+                let many = snapshots::many(fresh.as_mut(), self.plan, settle);
+                figures.many = many.context("Snapmark: many snapshots")?;
+            }
         }
         for (mut peer, mut found) in self.peers {
             say(&format!("{}: snapshots under load", found.name));
@@ -111,11 +115,10 @@ impl<'a> Group<'a> {
                     .push(format!("snapshots under load: {error:#}")),
             }
             go_on()?;
-            // What is in the images goes with it, so it comes last.
-            if self.plan.is_full() && !matches!(found.verdict, Verdict::NotApplicable) {
-                found
-                    .rows
-                    .push(database(peer.path(), self.us.path(), self.plan));
+            drop(peer);
+            let kind = PEERS.iter().find(|kind| kind.id == found.id);
+            if let Some(kind) = kind.filter(|kind| self.plan.is_full() && kind.keeps_data) {
+                found.rows.push(database(kind, self.place, self.plan));
             }
             go_on()?;
             figures.peers.push(found);
@@ -131,6 +134,7 @@ impl<'a> Group<'a> {
             for (at, (peer, found)) in self.peers.iter_mut().enumerate() {
                 let nothing_to_sync = matches!(found.verdict, Verdict::NotApplicable);
                 if (row.syncs && nothing_to_sync)
+                    || row.beside.is_some_and(|id| id != found.id)
                     || found.row(row).is_some_and(|row| row.error.is_some())
                 {
                     continue;
@@ -173,13 +177,15 @@ impl<'a> Group<'a> {
 }
 
 /// A database's transactions, peer, us, peer, us.
-fn database(peer: &Path, us: &Path, plan: &Plan) -> RowFigures {
+fn database(kind: &Kind, place: &Place, plan: &Plan) -> RowFigures {
     say(PGBENCH.name);
     let mut pairs = Vec::new();
     let measured = (|| {
         let programs = database::programs().context("it is not installed (Debian: postgresql)")?;
-        let peer = Database::start(programs.clone(), peer).context("on the peer")?;
-        let us = Database::start(programs, us).context("on Snapmark")?;
+        // Ones without snapshots; a server goes before what it stands on.
+        let (theirs, ours) = (kind.start(place)?, US.start(place)?);
+        let peer = Database::start(programs.clone(), theirs.path()).context("on the peer")?;
+        let us = Database::start(programs, ours.path()).context("on Snapmark")?;
         for _ in 0..plan.pairs {
             go_on()?;
             let pair = Pair {
@@ -236,7 +242,8 @@ fn prepare(kind: &Kind, plan: &Plan, place: &Place) -> Result<(Box<dyn Peer>, Ve
     Ok((peer, verdict))
 }
 
-/// One run, after everything that earlier ones left behind is on the disk.
+/// One run. Where nothing that earlier ones left behind is to be done any more, nothing of that counts
+/// in it; what it leaves behind itself is done before the next, and counts as its work.
 fn one(row: &Row, peer: &mut dyn Peer, plan: &Plan, place: &Place, round: usize) -> Result<Figure> {
     settle(peer, place)?;
     let looped = match row.on {
@@ -250,16 +257,22 @@ fn one(row: &Row, peer: &mut dyn Peer, plan: &Plan, place: &Place, round: usize)
     if row.cold {
         empty_page_cache()?;
     }
-    fio::measure(row, path, plan.size, plan.seconds, round)
+    let busy = fio::busy()?;
+    let (value, moved) = fio::measure(row, path, plan.size, plan.seconds, round)?;
+    drop(looped);
+    settle(peer, place)?;
+    let cpu = fio::busy()?.saturating_sub(busy).as_secs_f64() / moved;
+    Ok(Figure { value, cpu })
 }
 
+/// Returns when all that was written is on the disk, whoever holds it back.
 fn settle(peer: &mut dyn Peer, place: &Place) -> Result<()> {
-    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-    sync(peer.path()).context("sync")?;
+    let image = File::open(peer.path()).context("sync")?;
+    image.sync_all().context("sync")?;
     peer.settle()?;
-    rustix::fs::syncfs(File::open(&place.dir)?).context("sync of the backing file system")
-}
-
-fn empty_page_cache() -> Result<()> {
-    fs::write("/proc/sys/vm/drop_caches", "1").context("only root can drop the page cache")
+    // A file on a file system of its own, and that on the backing one.
+    for dir in [image, File::open(&place.dir)?] {
+        rustix::fs::syncfs(dir).context("sync of a file system")?;
+    }
+    Ok(())
 }

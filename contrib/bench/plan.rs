@@ -49,6 +49,8 @@ pub struct Row {
     pub before: &'static [&'static str],
     /// Whether it runs for the plan's time; else until it has done what its options say.
     pub timed: bool,
+    /// The only peer that it is run beside, if it says nothing beside the others.
+    pub beside: Option<&'static str>,
     /// Whether the short form has it.
     pub short: bool,
 }
@@ -75,6 +77,7 @@ const fn row(
         syncs: false,
         before: &[],
         timed: true,
+        beside: None,
         short: true,
     }
 }
@@ -177,7 +180,9 @@ pub static ROWS: [Row; 16] = [
             &["rw=randwrite", "bs=4k", "io_size=64m"],
         )
     }),
+    // Past the page cache a file reads the disk all the same.
     long(Row {
+        beside: Some("empty"),
         before: &["rw=read", "bs=256k", "ioengine=psync", "size=64m"],
         ..row(
             "4 KiB random read of 64 MiB that were just read, O_DIRECT, depth 16",
@@ -251,7 +256,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What BENCHMARKS.md is made of; most of an hour.
+    /// What BENCHMARKS.md is made of; two hours with all peers.
     pub fn full() -> Self {
         Self {
             form: "full",

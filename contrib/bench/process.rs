@@ -42,6 +42,11 @@ pub fn say(what: &str) {
     let _ = writeln!(std::io::stderr(), "{what}");
 }
 
+/// Has the kernel forget what it holds of files.
+pub fn empty_page_cache() -> Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "1").context("only root can drop the page cache")
+}
+
 /// Where a program is that PATH leads to.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -49,16 +54,29 @@ pub fn find(program: &str) -> Option<PathBuf> {
     places.find(|place| place.is_file())
 }
 
-/// Runs a program to its end and gives what it printed. Fails when it does, or takes longer than
-/// `limit`.
+/// Runs a program to its end and gives what it printed. Fails when it does, takes longer than `limit`,
+/// or somebody asks to stop.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
+    run_while(command, limit, go_on)
+}
+
+/// As [`run`], for what takes something down: that is done also when somebody asked to stop.
+pub fn take_down(command: &mut Command, limit: Duration) -> Result<String> {
+    run_while(command, limit, || Ok(()))
+}
+
+fn run_while(
+    command: &mut Command,
+    limit: Duration,
+    go_on: impl Fn() -> Result<()>,
+) -> Result<String> {
     let what = command.get_program().to_string_lossy().into_owned();
     let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
     // A group of its own: Ctrl-C on the terminal is for this program, which then ends the others.
     command.stdin(Stdio::null()).process_group(0);
     command.stdout(out.try_clone()?).stderr(err.try_clone()?);
     let mut child = command.spawn().with_context(|| what.clone())?;
-    let status = match wait(&mut child, limit) {
+    let status = match wait(&mut child, limit, go_on) {
         Ok(status) => status,
         Err(error) => {
             end(&mut child, Signal::KILL);
@@ -77,7 +95,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
     Ok(printed)
 }
 
-fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus> {
+fn wait(child: &mut Child, limit: Duration, go_on: impl Fn() -> Result<()>) -> Result<ExitStatus> {
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {

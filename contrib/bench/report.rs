@@ -16,7 +16,8 @@ pub fn report(figures: &Figures, chart: Option<&str>, comparison: &str) -> Strin
          Snapmark is ahead. Shown is the median of {pairs} pairs, and the lowest and the highest. The image \
          has {mib} MiB and was filled before; each run takes {seconds} s, starts when all that was \
          written before is on the disk, and, where it reads from the disk, with an empty page cache. All is at its \
-         default settings.{together} CPU is what all processors did, the job included.\n\n\
+         default settings.{together} CPU is what all processors did, the job \
+         and what it left to be written included.\n\n\
          ",
         form = plan.form,
         when = figures.machine.when,
