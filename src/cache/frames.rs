@@ -9,11 +9,15 @@ use std::time::{Duration, Instant};
 use super::slab::{self, Filling, Page};
 use super::throttle::Throttle;
 use super::{CacheError, Halt};
-use crate::base::sync::{Condvar, Mutex, MutexGuard};
+use crate::base::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::base::{BLOCK, Checksum, checksum};
 
+/// Places to wait at; those of one line share them in turn.
+const PLACES: usize = 32;
 /// How long a replay waits for destaging to give memory back.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(2);
+/// When it looks again.
+const REPLAY_LOOKS_AGAIN: Duration = Duration::from_millis(20);
 
 /// A block of data with its checksum. Never changes once made; the memory goes back to its pool
 /// when the last holder drops it.
@@ -91,7 +95,8 @@ impl Drop for Taken {
 pub struct FramePool {
     size: usize,
     state: Mutex<State>,
-    freed: Condvar,
+    /// Where those in line wait, each at the place of its ticket: only the first is to wake up.
+    places: [Condvar; PLACES],
     filling: Mutex<Filling>,
 }
 
@@ -138,7 +143,7 @@ impl FramePool {
         Ok(Arc::new(Self {
             size,
             state: Mutex::new(state),
-            freed: Condvar::new(),
+            places: std::array::from_fn(|_| Condvar::new()),
             filling: Mutex::new(filling),
         }))
     }
@@ -237,8 +242,9 @@ impl FramePool {
                 let pool = self.clone();
                 return Ok(Taken { pages, pool });
             }
-            MutexGuard::unlocked(&mut state, &hurry);
-            self.freed.wait_for(&mut state, Duration::from_millis(20));
+            drop(state);
+            hurry();
+            thread::sleep(REPLAY_LOOKS_AGAIN);
         }
     }
 
@@ -272,13 +278,24 @@ impl FramePool {
                         state.wanted = if wait.is_none() { count } else { reserve };
                     }
                     let most = Duration::from_millis(100);
-                    self.freed.wait_for(state, wait.unwrap_or(most).min(most));
+                    self.place(ticket)
+                        .wait_for(state, wait.unwrap_or(most).min(most));
                 }
             }
         };
         state.line.retain(|waiting| *waiting != ticket);
-        self.freed.notify_all();
+        self.wake_first(state);
         waited
+    }
+
+    fn place(&self, ticket: u64) -> &Condvar {
+        &self.places[ticket as usize % PLACES]
+    }
+
+    fn wake_first(&self, state: &State) {
+        if let Some(first) = state.line.front() {
+            self.place(*first).notify_all();
+        }
     }
 
     fn put_back(&self, page: &'static mut Page) {
@@ -286,7 +303,7 @@ impl FramePool {
         state.free.push(page);
         if state.wanted > 0 && state.free.len() >= state.wanted {
             state.wanted = 0;
-            self.freed.notify_all();
+            self.wake_first(&state);
         }
     }
 }
