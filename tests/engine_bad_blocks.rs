@@ -124,7 +124,7 @@ fn p8_a_damaged_block_stops_nothing_but_its_own_reads() {
     let at = disk.engine.place("a", None, BAD);
     disk.engine.damage(at);
     // More than a segment may have layers.
-    disk.go_on(120);
+    disk.go_on(220);
     disk.thin_out();
     disk.go_on(30);
     assert_eq!(disk.engine.status().state, "ok");
@@ -141,7 +141,7 @@ fn p8_a_device_that_can_not_be_read_for_a_while_stops_nothing_but_reads() {
     for device in &disk.engine.faults {
         device.plan(Operation::Read, When::Every(1), Effect::Fail(libc::EIO));
     }
-    disk.go_on(120);
+    disk.go_on(220);
     disk.thin_out();
     disk.go_on(30);
     assert_eq!(disk.engine.status().state, "ok");

@@ -10,7 +10,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::engine::{Engine, Shape};
+use common::engine::{Engine, SEGMENT, Shape};
 use common::history::{Entry, History};
 use common::model::{Mix, Model};
 use common::{Random, seeds};
@@ -23,6 +23,7 @@ fn shape(seed: u64, volatile: bool) -> Shape {
         batch: *random.pick(&[16 << 10, 128 << 10]).unwrap(),
         interval: Duration::from_millis(*random.pick(&[1, 3, 20, 3_600_000]).unwrap()),
         volatile,
+        segment: *random.pick(&[SEGMENT, 4 * SEGMENT]).unwrap(),
         ..Shape::default()
     }
 }

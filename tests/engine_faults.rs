@@ -38,6 +38,7 @@ struct Plan {
 
 /// So small that checkpoints, ring wraps and full caches come often.
 const SMALL: Shape = Shape {
+    segment: SEGMENT,
     log: 32 << 10,
     journal: 1 << 20,
     cache: 1 << 20,
@@ -335,10 +336,12 @@ fn walk(
 ) {
     let rounds = common::seeds(1).len() as u64;
     let (mut struck, mut halted, mut tried) = (0, 0, 0);
-    for device in devices {
-        let (_, _, rig) = run(7, None, Outcome::Waits);
+    // Each history makes another number of calls.
+    let seeds = [7, 8, 9];
+    for (device, seed) in devices.iter().flat_map(|d| seeds.map(|seed| (d, seed))) {
+        let (_, _, rig) = run(seed, None, Outcome::Waits);
         let calls = rig.calls(device, operation).max(1);
-        let step = (calls / (most * rounds)).max(1);
+        let step = (calls * seeds.len() as u64 / (most * rounds)).max(1);
         for (turn, n) in (1..=calls).step_by(step as usize).enumerate() {
             let plan = Plan {
                 device,
@@ -346,14 +349,14 @@ fn walk(
                 when: When::Nth(n),
                 effect: effects[turn % effects.len()],
             };
-            let (hit, stopped, _) = run(7 + turn as u64 % 3, Some(plan), outcome);
+            let (hit, stopped, _) = run(seed, Some(plan), outcome);
             (struck, halted, tried) = (
                 struck + u64::from(hit),
                 halted + u64::from(stopped),
                 tried + 1,
             );
         }
-        eprintln!("{device}: {calls} calls of {operation}");
+        eprintln!("{device}: {calls} calls of {operation} with seed {seed}");
     }
     eprintln!("{tried} faults of {operation} tried, {struck} struck, {halted} halted the store");
     assert!(struck * 2 > tried, "{struck} of {tried} struck");

@@ -9,7 +9,7 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use common::engine::{Engine, Shape};
+use common::engine::{Engine, SEGMENT, Shape};
 use common::model::{Mix, Model};
 use common::{Random, invariants, seeds};
 
@@ -22,6 +22,7 @@ fn shape(seed: u64, volatile: bool) -> Shape {
         batch: pick(&mut random, &[16 << 10, 128 << 10, 1 << 20]),
         interval: Duration::from_millis(pick(&mut random, &[1, 5, 3_600_000])),
         volatile,
+        segment: pick(&mut random, &[SEGMENT, 4 * SEGMENT]),
         ..Shape::default()
     }
 }

@@ -16,6 +16,7 @@ use snapmark::volume::{Extent, Node};
 
 /// A store that destages only when it is told to.
 const MANUAL: Shape = Shape {
+    segment: SEGMENT,
     log: 1 << 20,
     journal: 4 << 20,
     pool: 64 << 20,

@@ -311,7 +311,7 @@ fn a_clone_counts_the_blocks_that_a_merge_gives_it() {
     engine.snapshot(&["a"], Some("s"), false).unwrap();
     let clone = engine.clone_snapshot("a@s", new_disk("b", 0)).unwrap();
     // More layers than a read may walk, but for what shows of the origin.
-    for round in 0..120 {
+    for round in 0..220 {
         write(&engine, clone, round % 2, 2);
         let name = round.to_string();
         engine.snapshot(&["b"], Some(&name), false).unwrap();

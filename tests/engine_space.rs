@@ -11,6 +11,7 @@ use common::engine::{Engine, SEGMENT, Shape};
 use common::model::{Mix, Model, is_no_space, new_disk};
 use common::{Random, ends, invariants, seeds};
 use snapmark::base::{BlockMask, DiskId, SegmentNo};
+use snapmark::device::{Effect, Operation, When};
 use snapmark::store::At;
 use snapmark::volume::{Extent, Node, VolumeError};
 
@@ -396,6 +397,75 @@ fn longest_walk(engine: &Engine) -> usize {
     seen_at.chain([At::Live]).map(walk).max().unwrap()
 }
 
+/// The versions of the only disk's first segment, the newest first, as far as no snapshot sees them:
+/// whether each has a slot of its own, and how many blocks.
+fn own_versions(engine: &Engine) -> Vec<(bool, usize)> {
+    let view = engine.catalog.view();
+    let map = view.disks().unwrap()[0].map;
+    let newest = view.newest_snapshot(map).unwrap();
+    let mut own = Vec::new();
+    view.layers(map, SegmentNo(0), At::Live, &mut |_, version| {
+        if newest.is_some_and(|epoch| version.birth <= epoch) {
+            return ControlFlow::Break(());
+        }
+        own.push((version.has_own_slot(), version.data.count()));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    own
+}
+
+#[test]
+fn p11_what_is_written_bit_by_bit_after_a_snapshot_is_put_together_and_then_grows_in_its_slot() {
+    let engine = Engine::new(Shape {
+        segment: 256 << 10,
+        interval: Duration::from_secs(3600),
+        ..Shape::default()
+    });
+    let disk = engine.create(new_disk("d", 256 << 10)).unwrap();
+    engine.write(disk, 0, &[1; 256 << 10]).unwrap();
+    engine.snapshot(&["d"], Some("s"), false).unwrap();
+    let put = |block: u64| {
+        write(&engine, disk, 3 * block % 64, 2).unwrap();
+        engine.flush().unwrap();
+    };
+    (0..12).for_each(put);
+    assert_eq!(own_versions(&engine), [(false, 1); 12]);
+    put(12);
+    assert_eq!(own_versions(&engine), [(false, 13)]);
+    (13..16).for_each(put);
+    let in_packs = [(false, 1), (false, 1), (false, 1), (false, 13)];
+    assert_eq!(own_versions(&engine), in_packs);
+    // More than a quarter: from here on nothing is read for what is written.
+    let fail_reads = |fails: bool| {
+        for device in &engine.faults {
+            device.heal();
+            if fails {
+                device.plan(Operation::Read, When::Every(1), Effect::Fail(libc::EIO));
+            }
+        }
+    };
+    fail_reads(true);
+    put(16);
+    assert_eq!(
+        own_versions(&engine),
+        [&[(true, 1)][..], &in_packs].concat()
+    );
+    (17..40).for_each(put);
+    let own = own_versions(&engine);
+    assert_eq!((own[0], own.len()), ((true, 24), 5), "{own:?}");
+    // A block that is there already changes nothing but itself.
+    put(20);
+    assert_eq!(own_versions(&engine), own);
+    fail_reads(false);
+    for block in 0..64 {
+        let expected = if block < 40 { 2 } else { 1 };
+        assert_eq!(byte(&engine, Node::Disk(disk), 3 * block % 64), expected);
+    }
+    settle(&engine);
+    engine.close_store().unwrap();
+}
+
 #[test]
 fn p11_a_read_walks_no_further_with_more_snapshots() {
     let engine = tiny(1000, 3_600_000);
@@ -413,7 +483,7 @@ fn p11_a_read_walks_no_further_with_more_snapshots() {
         }
     }
     // MAX_LAYERS, and what a batch may put on top.
-    assert!(walks.iter().all(|steps| *steps <= 97), "{walks:?}");
+    assert!(walks.iter().all(|steps| *steps <= 193), "{walks:?}");
     assert_eq!(byte(&engine, Node::Disk(disk), 0), 1);
     engine.close_store().unwrap();
 }

@@ -23,6 +23,7 @@ const BLOCK: u64 = 4096;
 
 fn shape() -> Shape {
     Shape {
+        segment: SEGMENT,
         // Full after some commits, so that checkpoints come by themselves.
         log: 96 << 10,
         journal: 576 << 10,

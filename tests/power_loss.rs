@@ -44,6 +44,7 @@ fn seed() -> u64 {
 /// Small, and without anything that happens by itself.
 fn small() -> Shape {
     Shape {
+        segment: SEGMENT,
         log: 128 << 10,
         journal: 576 << 10,
         pool: 8 << 20,

@@ -123,6 +123,7 @@ impl Device for Stalling {
 
 fn shape() -> Shape {
     Shape {
+        segment: SEGMENT,
         log: 256 << 10,
         journal: 576 << 10,
         // Enough that some are lent to writers.

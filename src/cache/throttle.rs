@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// How far writers may run ahead before one has to wait.
 const SLACK: Duration = Duration::from_millis(1);
 /// A part of the memory below which writers are slowed down.
-const RESERVE: usize = 4;
+const RESERVE: usize = 3;
 
 /// When the next block may be handed out.
 pub(super) struct Throttle {
@@ -68,9 +68,9 @@ mod tests {
     const SIZE: usize = 8000;
     const BLOCK_TIME: Duration = Duration::from_micros(20);
 
-    /// Writers that want all they can get, against batches of a quarter of the reserve.
+    /// Writers that want all they can get, against batches of two thirds of the reserve.
     fn run(batches: usize) -> (usize, Duration, usize) {
-        let batch = Throttle::reserve(SIZE) / 4;
+        let batch = Throttle::reserve(SIZE) * 2 / 3;
         let mut now = Instant::now();
         let mut throttle = Throttle::new(now);
         throttle.destaged(1000, BLOCK_TIME * 1000);
@@ -99,7 +99,7 @@ mod tests {
     fn writers_get_what_destaging_gives_back_and_none_waits_for_a_batch() {
         let batches = 100;
         let (taken, longest, least) = run(batches);
-        let destaged = batches * Throttle::reserve(SIZE) / 4;
+        let destaged = batches * Throttle::reserve(SIZE) * 2 / 3;
         assert!(taken >= destaged, "{taken} of {destaged}");
         assert!(longest <= 3 * SLACK, "{longest:?}");
         assert!(least > 0, "memory never runs out");

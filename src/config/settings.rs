@@ -181,7 +181,7 @@ impl Default for DestageSettings {
     fn default() -> Self {
         Self {
             interval: Interval(std::time::Duration::from_secs(1)),
-            batch: ByteSize(32 << 20),
+            batch: ByteSize(64 << 20),
         }
     }
 }

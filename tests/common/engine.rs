@@ -18,6 +18,8 @@ const STORE: [u8; 16] = [7; 16];
 /// How a store is made and opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    /// Bytes of a segment.
+    pub segment: u64,
     pub log: u64,
     pub journal: u64,
     /// Bytes of each of the two pool devices.
@@ -33,6 +35,7 @@ pub struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
+            segment: SEGMENT,
             log: 1 << 20,
             journal: 4 << 20,
             pool: 256 << 20,
@@ -84,7 +87,7 @@ impl Engine {
     /// The devices of a new store.
     pub fn make(shape: &Shape) -> CrashDisk {
         let disk = CrashDisk::new();
-        let geometry = Geometry::from_segment_bytes(SEGMENT).unwrap();
+        let geometry = Geometry::from_segment_bytes(shape.segment).unwrap();
         let [pages, log, journal] = parts(&disk, shape, &|device| device);
         let mut changes = Vec::new();
         for number in 0..2u16 {
@@ -245,7 +248,7 @@ impl Engine {
                 (it.map, At::Epoch(it.epoch))
             }
         };
-        let blocks = SEGMENT / BLOCK_SIZE;
+        let blocks = self.shape.segment / BLOCK_SIZE;
         let (segment, index) = (SegmentNo(block / blocks), (block % blocks) as usize);
         let mut mask = BlockMask::EMPTY;
         mask.insert(index);

@@ -26,6 +26,7 @@ pub struct Healthy {
 /// The shape of all these stores: small, and nothing is destaged unless it is asked for.
 pub fn shape() -> Shape {
     Shape {
+        segment: SEGMENT,
         log: 256 << 10,
         journal: 1 << 20,
         pool: (4 << 20) + 48 * SEGMENT,

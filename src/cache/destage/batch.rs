@@ -13,9 +13,9 @@ use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Tim
 
 /// Records taken in one go at the most.
 const MAX_RECORDS: usize = 16 << 10;
-/// Segments that the records of one go touch, about, so that one commit stays small however many
-/// discards there are.
-const MAX_SEGMENTS: u64 = 8 << 10;
+/// Segments that one go touches, about, so that one commit stays small: each has versions to change, in
+/// a page of its own where it has many.
+const MAX_SEGMENTS: u64 = 6 << 10;
 /// A discard over more segments than this goes alone, since it may touch very many.
 const WIDE: u64 = 64;
 
@@ -98,13 +98,8 @@ impl Left {
         self.bytes == 0 || self.records == 0 || self.segments == 0
     }
 
-    fn spend(&mut self, record: &Record, geometry: Geometry) {
-        let blocks = match record {
-            Record::Write(write) => write.content.len(),
-            Record::Zero(zero) => zero.count,
-            Record::Barrier(_) => 0,
-        };
-        let segments = blocks.div_ceil(geometry.blocks() as u64);
+    /// A record is taken that touches so many segments that none before it did.
+    fn spend(&mut self, record: &Record, segments: u64) {
         self.bytes = self.bytes.saturating_sub(record.bytes());
         self.records -= 1;
         self.segments = self.segments.saturating_sub(segments);
@@ -113,7 +108,7 @@ impl Left {
 
 fn take(line: &VecDeque<Record>, geometry: Geometry, left: &mut Left) -> Vec<Record> {
     let mut run = Vec::new();
-    let mut adopted = FxHashSet::<SegmentNo>::default();
+    let (mut touched, mut adopted) = (FxHashSet::default(), FxHashSet::default());
     for record in line {
         match record {
             Record::Barrier(_) => break,
@@ -129,7 +124,9 @@ fn take(line: &VecDeque<Record>, geometry: Geometry, left: &mut Left) -> Vec<Rec
         if left.is_nothing() {
             break;
         }
-        left.spend(record, geometry);
+        let before = touched.len();
+        touched.extend(touches(record, geometry));
+        left.spend(record, (touched.len() - before) as u64);
         if let Record::Write(write) = record {
             let lent = write.content.lent_segments(write.block, geometry);
             adopted.extend(lent.map(|(segment, _)| segment));
@@ -137,6 +134,17 @@ fn take(line: &VecDeque<Record>, geometry: Geometry, left: &mut Left) -> Vec<Rec
         run.push(record.clone());
     }
     run
+}
+
+/// The segments that a record is about.
+fn touches(record: &Record, geometry: Geometry) -> impl Iterator<Item = u64> + use<> {
+    let (first, count) = match record {
+        Record::Write(write) => (write.block.0, write.content.len()),
+        Record::Zero(zero) => (zero.block.0, zero.count),
+        Record::Barrier(_) => (0, 0),
+    };
+    let blocks = geometry.blocks() as u64;
+    first / blocks..(first + count).div_ceil(blocks)
 }
 
 /// Whether a write goes over a segment that the same run adopts. It must wait for the commit: until

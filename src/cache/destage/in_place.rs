@@ -14,18 +14,18 @@ use crate::base::{BlockMask, Epoch, Place};
 use crate::ondisk::{Change, Descriptor, Extent, VersionKey};
 
 /// Own layers that are put together into one with what comes next.
-const MANY_OWN: usize = 8;
+pub(super) const MANY_OWN: usize = 12;
 
 /// What own layers and an update make together.
-struct Together {
+pub(super) struct Together {
     data: BlockMask,
     zero: BlockMask,
     /// What of the layers shows.
-    kept: Vec<(Extent, BlockMask)>,
+    pub kept: Vec<(Extent, BlockMask)>,
 }
 
 impl Together {
-    fn of(own: &[Layer], update: &Update) -> Self {
+    pub fn of(own: &[Layer], update: &Update) -> Self {
         let (data, zero) = (update.data(), update.zero);
         let kept = Vec::with_capacity(own.len());
         let mut all = Self { data, zero, kept };
@@ -41,26 +41,6 @@ impl Together {
 }
 
 impl Context<'_> {
-    /// What [`change_own`](Self::change_own) is going to move, so that it can be read ahead; it may be
-    /// wrong.
-    pub(super) fn about_to_move(
-        &self,
-        own: &[Layer],
-        layers: usize,
-        update: &Update,
-    ) -> Vec<(Extent, BlockMask)> {
-        let stays = |(_, top): &Layer| top.has_own_slot() || top.place.is_none();
-        let in_place = own
-            .iter()
-            .fold(BlockMask::EMPTY, |all, (_, layer)| all.or(&layer.data));
-        let together = layers < MAX_LAYERS && own.len() >= MANY_OWN;
-        if !together || own.first().is_some_and(stays) || update.data().minus(&in_place).is_empty()
-        {
-            return Vec::new();
-        }
-        Together::of(own, update).kept
-    }
-
     /// Plans the change. `own` are the own layers, at least one, of `layers` in all. Returns the
     /// top layer as it is then, and the blocks that were merged into it.
     pub(super) fn change_own(
@@ -96,14 +76,16 @@ impl Context<'_> {
             top = Descriptor::new(top.birth, Some(extent), left, zero);
             None
         } else if let Some(birth) = top.birth.next_birth() {
-            let together = if layers < MAX_LAYERS && own.len() >= MANY_OWN {
+            let thin = !self.has_outgrown(own, &left);
+            let together = if thin && layers < MAX_LAYERS && own.len() >= MANY_OWN {
                 self.put_together(own, birth, update, slots, work)?
             } else {
                 None
             };
+            let at = (key, layers);
             let new = match together {
                 Some(new) => new,
-                None => self.put_on_top((key, layers), birth, &left, update, slots, work)?,
+                None => self.put_on_top(at, birth, (&left, thin), update, slots, work)?,
             };
             Some(new)
         } else {
@@ -114,9 +96,16 @@ impl Context<'_> {
                 .ok_or_else(|| self.stuck(key.segment))?;
             None
         };
-        self.keep(key, on_top, top, &changed, work);
+        self.keep(on_top, top, (own, &changed), work);
         let merged = on_top.map_or(BlockMask::EMPTY, |new| new.data.minus(&update.data()));
         Ok((on_top.unwrap_or(top), merged))
+    }
+
+    /// Whether own layers have so many blocks in packs, with these, that they are thin no longer.
+    pub(super) fn has_outgrown(&self, own: &[Layer], blocks: &BlockMask) -> bool {
+        let packed = own.iter().filter(|(_, layer)| !layer.has_own_slot());
+        let all = packed.fold(*blocks, |all, (_, layer)| all.or(&layer.data));
+        !is_thin(&all, self.geometry)
     }
 
     /// Whether blocks that a layer does not have yet may be written to its place. Not those that
@@ -155,19 +144,18 @@ impl Context<'_> {
         *top = Descriptor::new(top.birth, top.extent(), top.data, zero);
     }
 
-    /// A new layer over all others: thin, or complete where there are many.
+    /// A new layer over all others, in a pack if it is to be thin; complete where there are many.
     pub(super) fn put_on_top(
         &self,
         (key, layers): (VersionKey, usize),
         birth: Epoch,
-        blocks: &BlockMask,
+        (blocks, thin): (&BlockMask, bool),
         update: &Update,
         slots: &mut Allocator,
         work: &mut Work,
     ) -> Result<Descriptor, CacheError> {
         let merge = self.is_due(key.segment, layers);
-        let thin = !merge && is_thin(blocks, self.geometry);
-        let extent = self.new_extent(blocks, thin, slots, work)?;
+        let extent = self.new_extent(blocks, thin && !merge, slots, work)?;
         fill_some(Some(extent), update, blocks, work);
         let zero = update.zero;
         let mut new = Descriptor::new(birth, Some(extent), *blocks, zero);
@@ -181,8 +169,8 @@ impl Context<'_> {
         Ok(new)
     }
 
-    /// A new layer instead of the own ones, with all that they have: thin again, or in a slot of
-    /// its own. Nothing where that can't be read.
+    /// A new layer instead of the own ones, with all that they have, which is little. Nothing where
+    /// that can't be read.
     fn put_together(
         &self,
         own: &[Layer],
@@ -200,7 +188,7 @@ impl Context<'_> {
             };
             parts.push(part);
         }
-        let to = self.new_extent(&data, is_thin(&data, self.geometry), slots, work)?;
+        let to = self.new_extent(&data, true, slots, work)?;
         fill_some(Some(to), update, &update.data(), work);
         for part in parts {
             work.put(self.pool, &to, part)?;
@@ -208,15 +196,16 @@ impl Context<'_> {
         Ok(Some(Descriptor::new(birth, Some(to), data, zero)))
     }
 
-    /// Enters the layers as they are now, but for those that nothing shows of any more.
+    /// Enters what is different now of the own layers, the top one and those below it, but for those
+    /// that nothing shows of any more.
     pub(super) fn keep(
         &self,
-        key: VersionKey,
         on_top: Option<Descriptor>,
         top: Descriptor,
-        lower: &[Layer],
+        (own, lower): (&[Layer], &[Layer]),
         work: &mut Work,
     ) {
+        let (key, before) = own[0];
         let mut hidden = on_top.map_or(BlockMask::EMPTY, |new| new.covered());
         let mut old = Vec::new();
         if let Some(new) = on_top {
@@ -234,18 +223,18 @@ impl Context<'_> {
             let only_zeros = top.data.is_empty()
                 && top.zero.is_full(self.geometry)
                 && self.origin_blocks(key.segment).is_empty();
-            work.changes.push(if only_zeros {
-                Change::RemoveVersion(key)
-            } else {
-                Change::PutVersion(key, top)
-            });
+            if only_zeros {
+                work.changes.push(Change::RemoveVersion(key));
+            } else if top != before {
+                work.changes.push(Change::PutVersion(key, top));
+            }
         }
         hidden = hidden.or(&top.covered());
-        for (key, layer) in lower {
+        for ((key, layer), (_, before)) in lower.iter().zip(&own[1..]) {
             if layer.covered().minus(&hidden).is_empty() {
                 work.release(layer);
                 old.push(Change::RemoveVersion(*key));
-            } else {
+            } else if layer != before {
                 old.push(Change::PutVersion(*key, *layer));
             }
             hidden = hidden.or(&layer.covered());

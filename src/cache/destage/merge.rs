@@ -2,7 +2,8 @@
 
 use super::super::CacheError;
 use super::allocate::Allocator;
-use super::moving::{Fetched, Moving, readable};
+use super::fetched::Fetched;
+use super::moving::{Moving, readable};
 use super::segment::{is_thin, new_packed};
 use super::work::Work;
 use crate::base::{BlockMask, Geometry};

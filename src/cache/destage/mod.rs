@@ -9,6 +9,7 @@ mod allocate;
 mod apply;
 mod background;
 mod batch;
+mod fetched;
 mod holes;
 mod in_place;
 mod merge;

@@ -5,14 +5,12 @@
 //! came would lose what the next attempt may read well (a cable, a controller), and to stop the
 //! store for it would turn one bad sector into a store that can't be written.
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use super::super::CacheError;
+use super::fetched::Fetched;
 use super::work::Data;
-use crate::base::{BLOCK, BlockMask, Checksum, Place, checksum};
+use crate::base::{BLOCK, BlockMask, checksum};
 use crate::device::AlignedBuf;
 use crate::ondisk::Extent;
 use crate::store::{BlockError, Pool, PoolError, View, read_blocks};
@@ -20,67 +18,6 @@ use crate::store::{BlockError, Pool, PoolError, View, read_blocks};
 /// Blocks of a segment that were read, with their indexes in it.
 #[derive(Default)]
 pub(super) struct Moving(Vec<(usize, Data)>);
-
-/// Blocks that were read ahead of need, many at a time: one by one a batch would wait for each. Nobody
-/// has checked them.
-#[derive(Default)]
-pub(super) struct Fetched(FxHashMap<(Place, usize), (Arc<AlignedBuf>, usize)>);
-
-impl Fetched {
-    /// Reads these blocks. What can't be read is not among them.
-    pub fn read(pool: &Pool, wanted: &[(Extent, BlockMask)]) -> Result<Self, CacheError> {
-        if wanted.is_empty() {
-            return Ok(Self::default());
-        }
-        let mut runs = Vec::new();
-        for (from, blocks) in wanted {
-            let indexes = from.indexes(blocks);
-            runs.extend(indexes.runs().map(|run| (from.place, run.start, run.len())));
-        }
-        let count: usize = runs.iter().map(|(_, _, len)| len).sum();
-        let mut buf = AlignedBuf::new(count * BLOCK);
-        let mut rest = &mut buf[..];
-        let mut reads = Vec::with_capacity(runs.len());
-        for (place, first, len) in &runs {
-            let (part, others) = rest.split_at_mut(len * BLOCK);
-            reads.push((*place, *first, part));
-            rest = others;
-        }
-        let made = pool.read_each(reads)?;
-        let (buf, mut at) = (Arc::new(buf), 0);
-        let mut fetched = Self::default();
-        for ((place, first, len), made) in runs.into_iter().zip(made) {
-            for block in 0..if made { len } else { 0 } {
-                let found = (buf.clone(), at + block);
-                fetched.0.insert((place, first + block), found);
-            }
-            at += len;
-        }
-        Ok(fetched)
-    }
-
-    /// A run of blocks, if all of them are here and are what their checksums say.
-    fn run(
-        &self,
-        view: &View,
-        (place, first): (Place, usize),
-        blocks: Range<usize>,
-    ) -> Result<Option<Vec<(usize, Data)>>, CacheError> {
-        let found = (first..first + blocks.len()).map(|block| self.0.get(&(place, block)));
-        let Some(found) = found.collect::<Option<Vec<_>>>() else {
-            return Ok(None);
-        };
-        let mut sums = vec![Checksum(0); blocks.len()];
-        let at = view.geometry().slot_block(place.slot) + first as u64;
-        view.checksums(place.device, at, &mut sums)?;
-        let copies = blocks.zip(found.into_iter().zip(sums));
-        let copies = copies.map(|(block, ((buf, at), sum))| {
-            let is_right = checksum(&buf[at * BLOCK..][..BLOCK]) == sum;
-            is_right.then(|| (block, Data::Copy(buf.clone(), *at, sum)))
-        });
-        Ok(copies.collect())
-    }
-}
 
 impl Moving {
     /// Reads blocks, and checks them; those that were fetched need not be read.

@@ -1,11 +1,10 @@
-//! How much one batch takes: about as long as others, whatever the devices can do and whatever
-//! snapshots make of its writes. So memory comes back at short intervals, which the throttle
-//! bridges.
+//! How much one batch takes: as much as the throttle bridges, and less where that takes very long, since
+//! what wants to be done between two batches waits for it.
 
 use std::time::Duration;
 
-/// How long a batch should take. Its syncs are a small part of that on a solid-state drive.
-const TARGET: Duration = Duration::from_millis(100);
+/// How long a batch should take at the most. Its syncs are a small part of that on a solid-state drive.
+const TARGET: Duration = Duration::from_millis(500);
 /// A batch is never made smaller: below this the syncs alone take the time.
 const LEAST: u64 = 1 << 20;
 

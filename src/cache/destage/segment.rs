@@ -8,18 +8,19 @@ use std::sync::Arc;
 
 use super::super::{CacheError, Frame, Lent, MapState};
 use super::allocate::Allocator;
-use super::moving::{Fetched, Moving, readable};
+use super::fetched::Fetched;
+use super::moving::{Moving, readable};
 use super::work::{Data, Work};
-use crate::base::{BLOCK, BlockMask, DeviceNo, Epoch, Geometry, MapId, SegmentNo};
+use crate::base::{BlockMask, DeviceNo, Epoch, Geometry, MapId, SegmentNo};
 use crate::ondisk::{Change, Descriptor, Extent, Origin, VersionKey};
 use crate::store::{At, Pool, Source, View};
 
 /// How many versions a read may have to walk before the next one is merged with all below it,
 /// as far as the batch's budget goes. They are neighbours in the catalog, so that a walk costs
 /// little; a merge copies up to a segment.
-const MANY_LAYERS: usize = 48;
+const MANY_LAYERS: usize = 96;
 /// How many versions a read may have to walk at the most.
-pub(super) const MAX_LAYERS: usize = 96;
+pub(super) const MAX_LAYERS: usize = 192;
 
 /// A version with no more than this part of a segment's blocks is thin: it shares a slot, a pack,
 /// with others. So what was written after a snapshot lies together, however far apart it was
@@ -29,15 +30,13 @@ const THIN: usize = 4;
 /// this part. It is written anew each time.
 const GROWN_THIN: usize = 8;
 
-/// Segments looked at before they are planned, and blocks read for them, at the most: enough to keep
-/// a disk busy.
-const SEGMENTS_AHEAD: usize = 512;
-const BLOCKS_AHEAD: usize = (4 << 20) / BLOCK;
+/// Neighbours that are due together: what they have in a pack lies side by side, and is read at once.
+const NEIGHBOURS: u64 = 64;
 
 /// [`MANY_LAYERS`] or somewhat fewer: not all segments of a disk are to be merged after the same
 /// snapshot.
 fn many_layers(segment: SegmentNo) -> usize {
-    MANY_LAYERS - segment.0 as usize % (MANY_LAYERS / 2)
+    MANY_LAYERS - (segment.0 / NEIGHBOURS) as usize % (MANY_LAYERS / 2)
 }
 
 /// What a run brings to a segment: the newest data of each block, or that it is zero.
@@ -162,32 +161,6 @@ impl Outcome {
 }
 
 impl Context<'_> {
-    /// The next segments of a run, with their layers; what of these is about to be moved is read, for
-    /// all of them at once.
-    pub fn look_ahead(
-        &mut self,
-        updates: &mut impl Iterator<Item = (SegmentNo, Update)>,
-    ) -> Result<Vec<(SegmentNo, Update, Vec<Layer>)>, CacheError> {
-        let (mut next, mut moves, mut blocks) = (Vec::new(), Vec::new(), 0);
-        while next.len() < SEGMENTS_AHEAD && blocks < BLOCKS_AHEAD {
-            let Some((segment, update)) = updates.next() else {
-                break;
-            };
-            let layers = match update.is_nothing() {
-                true => Vec::new(),
-                false => self.layers(segment)?,
-            };
-            let own = &layers[..self.own(&layers)];
-            for (from, shows) in self.about_to_move(own, layers.len(), &update) {
-                blocks += shows.count();
-                moves.push((from, shows));
-            }
-            next.push((segment, update, layers));
-        }
-        self.fetched = Fetched::read(self.pool, &moves)?;
-        Ok(next)
-    }
-
     /// Plans one segment, and puts what is to be done into `work`.
     pub fn plan(
         &self,
@@ -222,19 +195,20 @@ impl Context<'_> {
                 new.has_own_slot()
             }
             Some(live) if self.copy_on_write && !update.frames.is_empty() => {
-                let lower = &layers[1..own];
+                let (own, lower) = (&layers[..own], &layers[1..own]);
                 let version = self.rewrite(key, live, &update, slots, work)?;
                 match (version, live.birth.next_birth()) {
                     (Some(version), _) => {
-                        self.keep(key, None, version, lower, work);
+                        self.keep(None, version, (own, lower), work);
                         version.has_own_slot()
                     }
                     // What can't be read stays where it is, and what is new goes on top of it.
                     (None, Some(birth)) => {
                         let (at, data) = ((key, layers.len()), update.data());
-                        let new = self.put_on_top(at, birth, &data, &update, slots, work)?;
+                        let blocks = (&data, is_thin(&data, self.geometry));
+                        let new = self.put_on_top(at, birth, blocks, &update, slots, work)?;
                         merged = new.data.minus(&data);
-                        self.keep(key, Some(new), *live, lower, work);
+                        self.keep(Some(new), *live, (own, lower), work);
                         new.has_own_slot()
                     }
                     (None, None) => return Err(self.stuck(segment)),
@@ -473,12 +447,21 @@ impl Context<'_> {
 
     /// Whether all that shows through a new version over so many layers is to be merged into it.
     pub(super) fn is_due(&self, segment: SegmentNo, layers: usize) -> bool {
+        self.is_due_within(segment, layers, self.merge_budget)
+    }
+
+    /// As [`is_due`](Self::is_due), with another budget than the batch's.
+    pub(super) fn is_due_within(
+        &self,
+        segment: SegmentNo,
+        layers: usize,
+        budget: &Cell<u64>,
+    ) -> bool {
         if layers < many_layers(segment) {
             return false;
         }
-        let left = self.merge_budget.get();
-        self.merge_budget
-            .set(left.saturating_sub(self.geometry.segment_bytes()));
+        let left = budget.get();
+        budget.set(left.saturating_sub(self.geometry.segment_bytes()));
         left > 0 || layers >= MAX_LAYERS
     }
 

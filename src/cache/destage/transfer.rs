@@ -11,7 +11,7 @@ use super::super::state::Cache;
 use super::super::throttle::Throttle;
 use super::allocate::lend_changes;
 use super::batch::{Run, Settled, collect, mark_done, mark_undone, segments, settle};
-use super::moving::Fetched;
+use super::fetched::Fetched;
 use super::round::Destager;
 use super::segment::{Context, Outcome, Update};
 use super::work::Work;
@@ -140,11 +140,12 @@ impl Destager {
         Ok(())
     }
 
-    /// Bytes that a batch may take: those who wait for memory are slowed down so that a part of
-    /// it stays free, and that lasts for several batches.
+    /// Bytes that a batch may take. The larger, the less it costs a block: more blocks of a segment
+    /// come together, in one version after a snapshot. But those who wait for memory are slowed down
+    /// so that a part of it stays free, and that has to last until the batch gives its own back.
     pub(super) fn largest_batch(&self) -> u64 {
         let reserve = Throttle::reserve(self.cache.frames.size()) as u64 * BLOCK_SIZE;
-        self.cache.config.batch.min(reserve / 2).max(BLOCK_SIZE)
+        self.cache.config.batch.min(reserve * 2 / 3).max(BLOCK_SIZE)
     }
 
     /// How many of the segments have no slot that their update can go to.
