@@ -138,9 +138,13 @@ fn shape() -> Shape {
 }
 
 fn open(images: &Images) -> Arc<Engine> {
+    open_as(images, shape())
+}
+
+fn open_as(images: &Images, shape: Shape) -> Arc<Engine> {
     let disk = snapmark::device::CrashDisk::from_images(images);
     let reads = Reads::default();
-    Arc::new(Engine::open_over(disk, shape(), &|inner| {
+    Arc::new(Engine::open_over(disk, shape, &|inner| {
         let reads = reads.clone();
         Arc::new(Stalling { inner, reads })
     }))
@@ -272,6 +276,34 @@ fn p2_snapshots_are_exact_in_the_middle_of_everything() {
         let left = engine.disk.kill_image();
         engine.volumes.abandon();
         checks::clean(&left, "at the end");
+    });
+}
+
+/// Writers that together want more memory than there is: each has its turn, woken by whoever went before
+/// it and by what comes back, and by no clock.
+#[test]
+fn p4_who_waits_for_memory_has_a_turn() {
+    let images = prepared(|_| ());
+    explore("memory", 400, move || {
+        let engine = open_as(
+            &images,
+            Shape {
+                cache: 16 * BLOCK,
+                ..shape()
+            },
+        );
+        let writer = |first| {
+            let engine = engine.clone();
+            thread::spawn(move || {
+                for number in 1..4 {
+                    write(&engine, first, 7, number);
+                }
+                assert_eq!(block(&engine, "a", first + 6), 3, "its own");
+            })
+        };
+        let writers = [0, 8, 16].map(writer);
+        writers.into_iter().for_each(|of| of.join().unwrap());
+        engine.volumes.abandon();
     });
 }
 
