@@ -17,6 +17,10 @@ pub struct Figures {
     pub our_snapshots: Vec<UnderLoad>,
     /// What many snapshots do to us.
     pub many: Vec<Many>,
+    /// How long we take to open a store.
+    pub openings: Vec<Opening>,
+    /// The most memory that a daemon of ours had resident, in bytes.
+    pub memory: u64,
     /// Those that were measured.
     pub peers: Vec<PeerFigures>,
     /// Those that were not, and why.
@@ -92,12 +96,35 @@ pub struct UnderLoad {
     pub rate_before: f64,
     /// Writes a second from the moment when the command returned.
     pub rate_after: f64,
-    /// The longest that a write took before it.
-    pub longest_before: Duration,
-    /// The longest that a write took which ended after the command had begun.
-    pub longest_after: Duration,
+    /// How long writes took before it.
+    pub before: Waits,
+    /// How long those took which ended after the command had begun.
+    pub after: Waits,
     /// How long the command took, the longest of several.
     pub command: Duration,
+}
+
+/// How long writes took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waits {
+    /// 999 of 1,000 took no longer.
+    pub p999: Duration,
+    /// None took longer.
+    pub longest: Duration,
+}
+
+impl Waits {
+    /// Of these writes.
+    pub fn of(writes: impl Iterator<Item = Duration>) -> Self {
+        let mut all: Vec<Duration> = writes.collect();
+        all.sort_unstable();
+        // The smallest that is no less than so many of them (nearest rank).
+        let rank = (all.len() * 999).div_ceil(1000);
+        Self {
+            p999: all.get(rank.saturating_sub(1)).copied().unwrap_or_default(),
+            longest: all.last().copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// A disk with so many snapshots.
@@ -111,6 +138,17 @@ pub struct Many {
     pub live: f64,
     /// And of its oldest snapshot.
     pub oldest: f64,
+}
+
+/// A store opened after a clean stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Bytes of data in it.
+    pub mapped: u64,
+    /// Until its disk was there in the mount.
+    pub took: Duration,
+    /// Bytes resident then.
+    pub memory: u64,
 }
 
 /// What came of one run.
@@ -171,6 +209,20 @@ pub fn spread(figures: impl Iterator<Item = f64>) -> Option<Spread> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_of_a_thousand_may_take_longer_than_the_percentile() {
+        let of = |count| Waits::of((1..=count).map(Duration::from_millis));
+        let ms = Duration::from_millis;
+        let waits = |p999, longest| Waits {
+            p999: ms(p999),
+            longest: ms(longest),
+        };
+        assert_eq!(of(0), waits(0, 0));
+        assert_eq!(of(10), waits(10, 10));
+        assert_eq!(of(1000), waits(999, 1000));
+        assert_eq!(of(2000), waits(1998, 2000));
+    }
 
     #[test]
     fn the_median_is_in_the_middle() {

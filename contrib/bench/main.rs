@@ -1,7 +1,7 @@
 //! Snapmark beside what one would use in its place, on the same disk and in one run:
 //!
 //! ```sh
-//! cargo run --release --example bench -- DIRECTORY           # BENCHMARKS.md; two hours
+//! cargo run --release --example bench -- DIRECTORY           # BENCHMARKS.md; an hour and a half
 //! cargo run --release --example bench -- DIRECTORY --short   # for development; under 3 minutes
 //! ```
 //!
@@ -11,8 +11,9 @@
 //! (peer, us, peer, us), so that what changes on the machine meanwhile meets both; before each run
 //! all that was written is synced, and before reads the page cache is emptied. What counts is the
 //! ratio of the two runs of a pair: its median, with the lowest and the highest. Last, a snapshot is
-//! taken while a writer goes on; in the full form several are, there are many of them, and PostgreSQL's
-//! own benchmark runs. Peers whose programs are not installed are named as missing.
+//! taken while a writer goes on; in the full form several are and one is deleted, there are many of them,
+//! PostgreSQL's own benchmark runs, and what wants an image of its own: a tree of files, two disks, a large
+//! discard, a clone. Peers whose programs are not installed are named as missing.
 //!
 //! The full form writes BENCHMARKS.md, the chart beside it, and the ratios to
 //! `contrib/bench/last.json`. The short form has three peers at a time and prints its report; with
@@ -20,7 +21,7 @@
 //! the last run of their form there.
 //!
 //! Where to read on: `plan` has what is measured, `measure` in which order, `peers/` how each peer
-//! is set up and taken down, `fio`, `snapshots` and `database` measure, `report`, `chart` and `last` write.
+//! is set up and taken down, `fio`, `fresh`, `snapshots` and `database` measure, `report`, `chart` and `last` write.
 //!
 //! With a command of `snapmark` as arguments this is the `snapmark` program: so the daemon is a
 //! process of its own, and nothing has to be installed first.
@@ -30,6 +31,7 @@ mod database;
 mod empty;
 mod figures;
 mod fio;
+mod fresh;
 mod last;
 mod looped;
 mod machine;

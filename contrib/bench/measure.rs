@@ -8,10 +8,10 @@ use super::database::Database;
 use super::figures::{Figure, Figures, Pair, PeerFigures, RowFigures, UnderLoad, Verdict};
 use super::looped::Loop;
 use super::machine::Machine;
-use super::peers::{Kind, PEERS, Peer, Place, US};
+use super::peers::{Kind, PEERS, Peer, Place, US, openings};
 use super::plan::{On, PGBENCH, Plan, Row};
 use super::process::{empty_page_cache, go_on, say};
-use super::{database, fio, snapshots};
+use super::{database, fio, fresh, snapshots};
 
 /// Measures all of these peers that the machine has.
 pub fn measure(plan: &Plan, place: &Place, peers: &[&'static Kind]) -> Result<Figures> {
@@ -21,6 +21,8 @@ pub fn measure(plan: &Plan, place: &Place, peers: &[&'static Kind]) -> Result<Fi
         our_verdict: Verdict::NotApplicable,
         our_snapshots: Vec::new(),
         many: Vec::new(),
+        openings: Vec::new(),
+        memory: 0,
         peers: Vec::new(),
         missing: Vec::new(),
     };
@@ -91,6 +93,7 @@ impl<'a> Group<'a> {
         for row in self.plan.jobs() {
             self.row(row)?;
         }
+        figures.memory = figures.memory.max(self.us.memory().unwrap_or_default());
         if figures.our_snapshots.is_empty() {
             let us = self.us.as_mut();
             say("Snapmark: snapshots under load");
@@ -104,6 +107,10 @@ impl<'a> Group<'a> {
                 let settle = |peer: &mut dyn Peer| settle(peer, self.place);
                 let many = snapshots::many(fresh.as_mut(), self.plan, settle);
                 figures.many = many.context("Snapmark: many snapshots")?;
+                figures.memory = figures.memory.max(fresh.memory().unwrap_or_default());
+                drop(fresh);
+                say("Snapmark: opening");
+                figures.openings = openings(self.place).context("Snapmark: opening")?;
             }
         }
         for (mut peer, mut found) in self.peers {
@@ -117,8 +124,15 @@ impl<'a> Group<'a> {
             go_on()?;
             drop(peer);
             let kind = PEERS.iter().find(|kind| kind.id == found.id);
-            if let Some(kind) = kind.filter(|kind| self.plan.is_full() && kind.keeps_data) {
+            let has_all = |kind: &&Kind| kind.keeps_data && kind.all_jobs;
+            if let Some(kind) = kind.filter(|kind| self.plan.is_full() && has_all(kind)) {
                 found.rows.push(database(kind, self.place, self.plan));
+                for job in &fresh::JOBS {
+                    go_on()?;
+                    found
+                        .rows
+                        .extend(on_fresh(job, kind, self.place, self.plan));
+                }
             }
             go_on()?;
             figures.peers.push(found);
@@ -133,7 +147,11 @@ impl<'a> Group<'a> {
             let mut theirs = Vec::new();
             for (at, (peer, found)) in self.peers.iter_mut().enumerate() {
                 let nothing_to_sync = matches!(found.verdict, Verdict::NotApplicable);
+                let all = PEERS
+                    .iter()
+                    .any(|kind| kind.id == found.id && kind.all_jobs);
                 if (row.syncs && nothing_to_sync)
+                    || !(row.short || all)
                     || row.beside.is_some_and(|id| id != found.id)
                     || found.row(row).is_some_and(|row| row.error.is_some())
                 {
@@ -207,6 +225,48 @@ fn database(kind: &Kind, place: &Place, plan: &Plan) -> RowFigures {
         pairs,
         error,
     }
+}
+
+/// A job on new images, peer, us, peer, us; nothing where the peer has no such thing.
+fn on_fresh(job: &fresh::Job, kind: &Kind, place: &Place, plan: &Plan) -> Option<RowFigures> {
+    say(job.row.name);
+    let mut found = RowFigures {
+        row: job.row,
+        pairs: Vec::new(),
+        error: None,
+    };
+    // What it moves and leaves behind is not known.
+    let figure = |value| Figure {
+        value,
+        cpu: f64::NAN,
+    };
+    for round in 0..plan.pairs {
+        let run = |kind| job.run(kind, place, plan, round, settle);
+        let measured = (|| {
+            go_on()?;
+            let Some(theirs) = run(kind).context("on the peer")? else {
+                return Ok(None);
+            };
+            let ours = run(&US).context("on Snapmark")?;
+            anyhow::Ok(ours.map(|ours| (theirs, ours)))
+        })();
+        match measured {
+            Ok(Some((theirs, ours))) => {
+                say(&format!("  {theirs:.0}, Snapmark: {ours:.0}"));
+                found.pairs.push(Pair {
+                    peer: figure(theirs),
+                    us: figure(ours),
+                });
+            }
+            Ok(None) => return None,
+            Err(error) => {
+                say(&format!("  {error:#}"));
+                found.error = Some(format!("{error:#}"));
+                break;
+            }
+        }
+    }
+    Some(found)
 }
 
 /// Snapshots under the plan's loads, where the peer has any.

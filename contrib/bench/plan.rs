@@ -209,28 +209,61 @@ pub static PGBENCH: Row = long(row(
     &[],
 ));
 
+/// A tree of files; see `fresh`.
+pub static COPY: Row = long(row(
+    "cp -a of 5,000 files, 200 MB, and sync, on ext4 on a loop device",
+    Megabytes,
+    &[],
+    &[],
+));
+/// Two images of the same server, where it has several.
+pub static TWO_DISKS: Row = long(Row {
+    name: "4 KiB random write, O_DIRECT, depth 16, on two disks at once",
+    ..WRITE_16
+});
+/// The image is given back.
+pub static DISCARD: Row = long(row(
+    "discard of 10 GiB of data, and fsync",
+    Megabytes,
+    &[],
+    &[],
+));
+/// Writes to a clone that was just made.
+pub static CLONE: Row = long(Row {
+    name: "4 KiB random write, O_DIRECT, depth 16, first of a clone",
+    ..WRITE_16
+});
+
 /// What is done to the writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// A snapshot is taken.
+    Snapshot,
+    /// One is taken every second from then on.
+    EverySecond,
+    /// One that was taken before the writers began is deleted.
+    Delete,
+}
+
+/// Writers, and what is done to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
     /// Threads that write.
     pub writers: usize,
-    /// Whether a snapshot is taken every second from then on, and not one alone.
-    pub again: bool,
+    /// In the middle of it.
+    pub deed: Deed,
 }
 
-const LOADS: [Load; 3] = [
-    Load {
-        writers: 1,
-        again: false,
-    },
-    Load {
-        writers: 16,
-        again: false,
-    },
-    Load {
-        writers: 1,
-        again: true,
-    },
+const fn load(writers: usize, deed: Deed) -> Load {
+    Load { writers, deed }
+}
+
+const LOADS: [Load; 5] = [
+    load(1, Deed::Snapshot),
+    load(16, Deed::Snapshot),
+    load(1, Deed::EverySecond),
+    load(16, Deed::EverySecond),
+    load(16, Deed::Delete),
 ];
 
 /// How much is run.
@@ -256,13 +289,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What BENCHMARKS.md is made of; two hours with all peers.
+    /// What BENCHMARKS.md is made of; an hour and a half with all peers.
     pub fn full() -> Self {
         Self {
             form: "full",
             size: 1 << 30,
-            seconds: 3,
-            pairs: 5,
+            seconds: 2,
+            pairs: 3,
             snapshot_seconds: 10,
             many: &[1, 10, 100, 1000],
             loads: &LOADS,
@@ -284,7 +317,7 @@ impl Plan {
         }
     }
 
-    /// The jobs of fio of this form, in order.
+    /// The jobs of fio of this form, in order; beside some peers only those of the short one.
     pub fn jobs(&self) -> impl Iterator<Item = &'static Row> + use<> {
         let all = self.is_full();
         ROWS.iter().filter(move |row| all || row.short)
@@ -292,7 +325,9 @@ impl Plan {
 
     /// All rows of this form.
     pub fn rows(&self) -> impl Iterator<Item = &'static Row> + use<> {
-        self.jobs().chain(self.is_full().then_some(&PGBENCH))
+        let fresh = [&PGBENCH, &COPY, &TWO_DISKS, &DISCARD, &CLONE];
+        let all = self.is_full();
+        self.jobs().chain(fresh.into_iter().filter(move |_| all))
     }
 
     /// Whether nothing is left out.

@@ -154,6 +154,17 @@ pub struct Server {
 }
 
 impl Server {
+    /// The most memory that the process ever had resident, in bytes, if the system says so.
+    pub fn memory(&self) -> Option<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        Some(kib << 10)
+    }
+
     /// Starts it and waits until `path` is there in what it mounted, of that many bytes if that is
     /// known.
     pub fn start(

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::figures::{Figures, PeerFigures, RowFigures, Spread, UnderLoad, Verdict};
+use super::plan::Deed;
 
 /// The whole text. `chart` is the picture's path relative to it if there is one, `comparison` what is
 /// to be said about the last run.
@@ -15,8 +16,9 @@ pub fn report(figures: &Figures, chart: Option<&str>, comparison: &str) -> Strin
          A ratio is Snapmark's figure through the peer's, of two runs one right after the other: above 1 \
          Snapmark is ahead. Shown is the median of {pairs} pairs, and the lowest and the highest. The image \
          has {mib} MiB and was filled before; each run takes {seconds} s, starts when all that was \
-         written before is on the disk, and, where it reads from the disk, with an empty page cache. All is at its \
-         default settings.{together} CPU is what all processors did, the job \
+         written before is on the disk, and, where it reads from the disk, with an empty page cache. What \
+         wants an image of its own has a new one each time, and is not run beside peers that would take hours \
+         to fill it. All is at its default settings.{together} CPU is what all processors did, the job \
          and what it left to be written included.\n\n\
          ",
         form = plan.form,
@@ -37,6 +39,7 @@ pub fn report(figures: &Figures, chart: Option<&str>, comparison: &str) -> Strin
     text += &overview(figures);
     text += &verdicts(figures);
     text += &snapshots(figures);
+    text += &ourselves(figures);
     for peer in &figures.peers {
         text += &details(peer);
     }
@@ -111,10 +114,11 @@ fn snapshots(figures: &Figures) -> String {
         "## Snapshots under load\n\n\
          Threads write 4 KiB blocks at random, O_DIRECT, one after the other, {seconds} s before the snapshot \
          and {seconds} s from the moment when its command returned; or a snapshot is taken every second of \
-         these. Each once, so these are figures and no medians.\n\n\
+         these, or one that was taken before is deleted. Each once, so these are figures and no medians.\n\n\
          | | threads | snapshots | rate before (writes/s) | rate after (writes/s) | after / before \
-         | longest write before (ms) | longest write during and after (ms) | command (ms) |\n\
-         |---|---:|---|---:|---:|---:|---:|---:|---:|\n"
+         | p99.9 of writes before (ms) | during and after (ms) | longest write before (ms) \
+         | during and after (ms) | command (ms) |\n\
+         |---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     );
     let ours = ("Snapmark", &figures.our_snapshots);
     let peers = figures
@@ -142,14 +146,20 @@ fn ms(time: Duration) -> String {
 
 fn under_load(name: &str, of: &UnderLoad) -> String {
     format!(
-        "| {name} | {} | {} | {:.0} | {:.0} | {:.2} | {} | {} | {} |\n",
+        "| {name} | {} | {} | {:.0} | {:.0} | {:.2} | {} | {} | {} | {} | {} |\n",
         of.load.writers,
-        if of.load.again { "every second" } else { "one" },
+        match of.load.deed {
+            Deed::Snapshot => "one",
+            Deed::EverySecond => "every second",
+            Deed::Delete => "one deleted",
+        },
         of.rate_before,
         of.rate_after,
         of.rate_after / of.rate_before,
-        ms(of.longest_before),
-        ms(of.longest_after),
+        ms(of.before.p999),
+        ms(of.after.p999),
+        ms(of.before.longest),
+        ms(of.after.longest),
         ms(of.command),
     )
 }
@@ -182,6 +192,28 @@ fn many(figures: &Figures) -> String {
         );
     }
     text + "\n"
+}
+
+/// Our memory, and how we open.
+fn ourselves(figures: &Figures) -> String {
+    let mut text = String::new();
+    if figures.memory > 0 {
+        let mib = figures.memory >> 20;
+        let _ = writeln!(
+            text,
+            "## Memory\n\nThe most that a daemon of Snapmark had resident in all of this: {mib} MiB.\n"
+        );
+    }
+    if !figures.openings.is_empty() {
+        text += "## Opening\n\nA store with one disk, stopped and mounted again with an empty page cache.\n\n\
+            | data (MiB) | until it serves (ms) | resident then (MiB) |\n|---:|---:|---:|\n";
+        for opening in &figures.openings {
+            let (mapped, memory) = (opening.mapped >> 20, opening.memory >> 20);
+            let _ = writeln!(text, "| {mapped} | {} | {memory} |", ms(opening.took));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn details(peer: &PeerFigures) -> String {

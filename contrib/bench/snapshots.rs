@@ -1,4 +1,5 @@
-//! A snapshot while a writer goes on: what it does to the writer, and how long the command takes.
+//! Snapshots taken and deleted while writers go on: what it does to the writers, and how long the
+//! command takes.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -9,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::figures::{Many, UnderLoad};
+use super::figures::{Many, UnderLoad, Waits};
 use super::fio;
 use super::peers::Peer;
-use super::plan::{Load, Plan, READ_16};
+use super::plan::{Deed, Load, Plan, READ_16};
 use super::process::{empty_page_cache, go_on, say};
 
 const BLOCK: u64 = 4096;
@@ -27,7 +28,7 @@ struct Write {
 }
 
 /// Threads write 4 KiB blocks at random, O_DIRECT; in the middle of it a snapshot is taken, with numbers
-/// from `number` on. `None` where the peer has no snapshots.
+/// from `number` on, or deleted. `None` where the peer has no snapshots.
 pub fn under_load(
     peer: &mut dyn Peer,
     plan: &Plan,
@@ -37,6 +38,9 @@ pub fn under_load(
     let (path, size) = (peer.path().to_owned(), plan.size);
     let window = Duration::from_secs(plan.snapshot_seconds);
     let done = &AtomicBool::new(false);
+    if load.deed == Deed::Delete && !peer.snapshot(number)? {
+        return Ok(None);
+    }
     std::thread::scope(|scope| {
         let path = &path;
         let writers: Vec<_> = (1..=load.writers as u64)
@@ -47,7 +51,10 @@ pub fn under_load(
         let started = Instant::now();
         sleep(window);
         let begun = Instant::now();
-        let mut taken = peer.snapshot(number);
+        let mut taken = match load.deed {
+            Deed::Delete => peer.delete(number),
+            Deed::Snapshot | Deed::EverySecond => peer.snapshot(number),
+        };
         let returned = Instant::now();
         let mut command = returned - begun;
         if matches!(taken, Ok(true)) {
@@ -56,8 +63,9 @@ pub fn under_load(
                 if left.is_zero() || taken.is_err() {
                     break;
                 }
-                sleep(if load.again { left.min(EVERY) } else { left });
-                if load.again && left > EVERY {
+                let again = load.deed == Deed::EverySecond;
+                sleep(if again { left.min(EVERY) } else { left });
+                if again && left > EVERY {
                     let begun = Instant::now();
                     taken = peer.snapshot(number + more);
                     command = command.max(begun.elapsed());
@@ -75,14 +83,14 @@ pub fn under_load(
         }
         let within = |from, to| writes.iter().filter(move |w| w.end >= from && w.end < to);
         let rate = |from| within(from, from + window).count() as f64 / window.as_secs_f64();
-        let longest = |from, to| within(from, to).map(|w| w.took).max().unwrap_or_default();
+        let waits = |from, to| Waits::of(within(from, to).map(|write| write.took));
         Ok(Some(UnderLoad {
             load,
             rate_before: rate(started),
             rate_after: rate(returned),
-            longest_before: longest(started, begun),
+            before: waits(started, begun),
             // The last write may have waited past the window.
-            longest_after: longest(begun, returned + 1000 * window),
+            after: waits(begun, returned + 1000 * window),
             command,
         }))
     })
@@ -120,7 +128,7 @@ pub fn many(
         let oldest = read(&oldest)?;
         let load = Load {
             writers: 1,
-            again: false,
+            deed: Deed::Snapshot,
         };
         let Some(load) = under_load(peer, plan, load, first + taken)? else {
             return Ok(found);

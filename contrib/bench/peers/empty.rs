@@ -18,6 +18,7 @@ pub const EMPTY: Kind = Kind {
     file_system: None,
     keeps_data: false,
     short: true,
+    all_jobs: true,
     start,
 };
 

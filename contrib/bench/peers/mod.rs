@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 
 use super::process::{find, run};
 
-pub use snapmark::US;
+pub use snapmark::{US, openings};
 
 /// For programs that only set something up.
 const SETUP: Duration = Duration::from_secs(60);
@@ -41,6 +41,26 @@ pub trait Peer {
 
     /// The file whose content is the snapshot of that number, where it can be read.
     fn snapshot_path(&self, _number: u32) -> Option<PathBuf> {
+        None
+    }
+
+    /// Deletes the snapshot of that number; `false` where there is no such thing.
+    fn delete(&mut self, _number: u32) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Makes a writable clone of the snapshot of that number, where it can.
+    fn clone_of(&mut self, _number: u32) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
+    /// Makes a second image of that size beside the first, where one server has several.
+    fn another(&mut self, _size: u64) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
+    /// The most memory that its server ever had resident, in bytes, where that is of interest.
+    fn memory(&self) -> Option<u64> {
         None
     }
 }
@@ -78,6 +98,8 @@ pub struct Kind {
     pub keeps_data: bool,
     /// Whether the short form has it.
     pub short: bool,
+    /// Whether the full form has all jobs beside it: there are peers that write 2 MB/s.
+    pub all_jobs: bool,
     /// Sets it up.
     pub start: fn(&Place) -> Result<Box<dyn Peer>>,
 }

@@ -20,6 +20,7 @@ pub const QEMU_NBD: Kind = Kind {
     file_system: None,
     keeps_data: true,
     short: false,
+    all_jobs: false,
     start: qemu_nbd,
 };
 
@@ -30,6 +31,7 @@ pub const NBDKIT: Kind = Kind {
     file_system: None,
     keeps_data: true,
     short: false,
+    all_jobs: false,
     start: nbdkit,
 };
 

@@ -25,6 +25,7 @@ pub const STORAGE_DAEMON: Kind = Kind {
     file_system: None,
     keeps_data: true,
     short: true,
+    all_jobs: true,
     start,
 };
 
@@ -112,6 +113,13 @@ impl Peer for StorageDaemon {
     fn snapshot(&mut self, number: u32) -> Result<bool> {
         let arguments = json!({ "device": "disk", "name": format!("bench{number}") });
         let execute = "blockdev-snapshot-internal-sync";
+        self.command(&json!({ "execute": execute, "arguments": arguments }))?;
+        Ok(true)
+    }
+
+    fn delete(&mut self, number: u32) -> Result<bool> {
+        let arguments = json!({ "device": "disk", "name": format!("bench{number}") });
+        let execute = "blockdev-snapshot-delete-internal-sync";
         self.command(&json!({ "execute": execute, "arguments": arguments }))?;
         Ok(true)
     }

@@ -14,6 +14,7 @@ pub const RAW: Kind = Kind {
     file_system: None,
     keeps_data: true,
     short: true,
+    all_jobs: true,
     start,
 };
 
@@ -35,5 +36,11 @@ fn start(place: &Place) -> Result<Box<dyn Peer>> {
 impl Peer for Raw {
     fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn another(&mut self, size: u64) -> Result<Option<PathBuf>> {
+        let path = self.path.with_extension("second");
+        sparse(&path, size)?;
+        Ok(Some(path))
     }
 }

@@ -17,6 +17,7 @@ pub const XFS: Kind = Kind {
     file_system: Some("xfs"),
     keeps_data: true,
     short: false,
+    all_jobs: true,
     start: |place| start(place, "xfs"),
 };
 
@@ -27,6 +28,7 @@ pub const BTRFS: Kind = Kind {
     file_system: Some("btrfs"),
     keeps_data: true,
     short: false,
+    all_jobs: true,
     start: |place| start(place, "btrfs"),
 };
 
@@ -68,18 +70,45 @@ fn start(place: &Place, system: &str) -> Result<Box<dyn Peer>> {
     }))
 }
 
+fn reflink(from: &Path, to: &Path) -> Result<()> {
+    let mut cp = Command::new("cp");
+    run(cp.arg("--reflink=always").arg(from).arg(to), 2 * SETUP).map(drop)
+}
+
+impl Reflink {
+    fn copy(&self, number: u32) -> PathBuf {
+        self.path.with_extension(format!("copy{number}"))
+    }
+}
+
 impl Peer for Reflink {
     fn path(&self) -> &Path {
         &self.path
     }
 
     fn snapshot(&mut self, number: u32) -> Result<bool> {
-        let copy = self.path.with_extension(format!("copy{number}"));
-        let mut cp = Command::new("cp");
-        run(
-            cp.arg("--reflink=always").arg(&self.path).arg(copy),
-            2 * SETUP,
-        )?;
+        reflink(&self.path, &self.copy(number))?;
         Ok(true)
+    }
+
+    fn snapshot_path(&self, number: u32) -> Option<PathBuf> {
+        Some(self.copy(number))
+    }
+
+    fn delete(&mut self, number: u32) -> Result<bool> {
+        std::fs::remove_file(self.copy(number))?;
+        Ok(true)
+    }
+
+    fn clone_of(&mut self, number: u32) -> Result<Option<PathBuf>> {
+        let clone = self.path.with_extension(format!("clone{number}"));
+        reflink(&self.copy(number), &clone)?;
+        Ok(Some(clone))
+    }
+
+    fn another(&mut self, size: u64) -> Result<Option<PathBuf>> {
+        let path = self.path.with_extension("second");
+        sparse(&path, size)?;
+        Ok(Some(path))
     }
 }

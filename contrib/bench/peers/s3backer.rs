@@ -16,6 +16,7 @@ pub const S3BACKER: Kind = Kind {
     file_system: None,
     keeps_data: true,
     short: false,
+    all_jobs: false,
     start,
 };
 

@@ -19,6 +19,7 @@ pub const XMOUNT: Kind = Kind {
     file_system: None,
     keeps_data: true,
     short: false,
+    all_jobs: false,
     start,
 };
 
