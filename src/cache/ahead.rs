@@ -4,7 +4,8 @@
 //! Records begin and end inside the host's pages. Where the host does not have a page, it reads it
 //! from the disk before it takes a part of it, and the write waits: cold, writes of 4 KiB came at an
 //! eighth of the rate. So a thread reads ahead of the records. Once the ring has been round, and unless
-//! the host is short of memory, there is nothing left for it to read.
+//! the host is short of memory, there is nothing left for it to read. What it had read before writers
+//! rested it has the host look for again when they go on: meanwhile others may have wanted the memory.
 //!
 //! What lies behind the records the same thread has the host begin to write out: else it would all be
 //! left to the next sync, and a snapshot's command, or a database's fsync beside a busy writer, would
@@ -12,7 +13,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::{Builder, JoinHandle, Thread, park};
+use std::thread::{Builder, JoinHandle, Thread, park, park_timeout};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -23,6 +25,8 @@ use crate::ondisk::journal::RING_START;
 const PIECE: u64 = 4 << 20;
 /// Pieces that are read ahead: as many bytes as are journaled while a few of them are read.
 const AHEAD: u64 = 8;
+/// After so long without a new piece writers are taken to rest.
+const REST: Duration = Duration::from_millis(250);
 
 /// Reads ahead in one journal, until it is dropped.
 #[derive(Default)]
@@ -35,6 +39,8 @@ pub(super) struct Ahead {
 struct Shared {
     /// The piece that was written to last.
     piece: AtomicU64,
+    /// Whether nothing was written for long, or so little that it makes no difference.
+    rested: AtomicBool,
     stop: AtomicBool,
     /// Whom to wake.
     thread: Mutex<Option<Thread>>,
@@ -69,10 +75,11 @@ impl Ahead {
 
     /// A record is being written at this offset of the ring.
     pub fn reached(&self, offset: u64) {
-        let piece = offset / PIECE;
-        if self.shared.piece.load(Relaxed) != piece {
-            self.shared.piece.store(piece, Relaxed);
-            self.shared.wake();
+        let (piece, shared) = (offset / PIECE, &*self.shared);
+        if shared.piece.load(Relaxed) != piece || shared.rested.load(Relaxed) {
+            shared.piece.store(piece, Relaxed);
+            shared.rested.store(false, Relaxed);
+            shared.wake();
         }
     }
 }
@@ -113,7 +120,12 @@ impl Shared {
                 device.begin_sync(start, len);
             }
             if ahead.is_none() && behind.is_none() {
-                park();
+                park_timeout(REST);
+                if self.piece.load(Relaxed) == written && !self.stop.load(Relaxed) {
+                    self.rested.store(true, Relaxed);
+                    park();
+                    plan.forget();
+                }
             }
         }
     }
@@ -144,6 +156,11 @@ impl Plan {
         let piece = (written + pieces - waiting.min(most)) % pieces;
         self.behind = Some((piece + 1) % pieces);
         (most > 0).then_some(piece)
+    }
+
+    /// What has been read may not be there any more.
+    fn forget(&mut self) {
+        self.read = 0;
     }
 
     /// The next piece to be read while one is being written, of so many; none where enough is.
@@ -182,6 +199,8 @@ mod tests {
         // Round the ring, and far away.
         assert_eq!(read(1), [3, 4, 5, 6, 7, 8]);
         assert_eq!(read(12), (12..20).collect::<Vec<_>>());
+        plan.forget();
+        assert_eq!(plan.next(12, 20), Some(12));
     }
 
     #[test]
