@@ -1,7 +1,7 @@
 //! Snapmark beside what one would use in its place, on the same disk and in one run:
 //!
 //! ```sh
-//! cargo run --release --example bench -- DIRECTORY           # BENCHMARKS.md; an hour and a half
+//! cargo run --release --example bench -- DIRECTORY           # BENCHMARKS.md; some two hours
 //! cargo run --release --example bench -- DIRECTORY --short   # for development; under 3 minutes
 //! ```
 //!

@@ -289,7 +289,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What BENCHMARKS.md is made of; an hour and a half with all peers.
+    /// What BENCHMARKS.md is made of; some two hours with all peers.
     pub fn full() -> Self {
         Self {
             form: "full",
