@@ -181,6 +181,12 @@ impl FramePool {
         !state.line.is_empty() || !state.has(count, self.size)
     }
 
+    /// Whether anyone waits for blocks.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        !self.state.lock().line.is_empty()
+    }
+
     /// Notes that destaging so many blocks took so long.
     pub fn destaged(&self, blocks: u32, time: Duration) {
         self.state.lock().throttle.destaged(blocks, time);

@@ -42,7 +42,7 @@ impl Cache {
     /// [`CacheError::HostFull`] where it has not gone on for long, for want of space on the host.
     pub fn wait_for_room(&self) -> Result<(), CacheError> {
         self.pause.check()?;
-        self.signals.hurry();
+        self.signals.hurry_for_me();
         let mut queue = self.queue.lock();
         self.room.wait_for(&mut queue, Duration::from_millis(50));
         Ok(())

@@ -111,7 +111,7 @@ impl Cache {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let hurry = || self.signals.hurry();
+        let hurry = || self.signals.hurry_for_me();
         let check = || self.halt.check().and_then(|()| self.pause.check());
         let taken = self.frames.take(count, check, hurry)?;
         Ok(taken.fill_with(first.chunks_exact(BLOCK).chain(then.chunks_exact(BLOCK))))
@@ -120,7 +120,7 @@ impl Cache {
     /// As [`hold`](Self::hold), for the replay of the journal.
     pub(super) fn hold_for_replay(&self, data: &[u8]) -> Result<Vec<Arc<Frame>>, CacheError> {
         let blocks = data.len() / crate::base::BLOCK;
-        let hurry = || self.signals.hurry();
+        let hurry = || self.signals.hurry_for_me();
         let taken = self.frames.take_for_replay(blocks, &self.halt, hurry)?;
         Ok(taken.fill(data))
     }

@@ -14,6 +14,7 @@ mod holes;
 mod in_place;
 mod merge;
 mod moving;
+mod niceness;
 mod ops;
 mod pace;
 mod reap;

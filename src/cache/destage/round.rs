@@ -66,6 +66,7 @@ impl Destager {
 
     fn run(cache: &Weak<Cache>, reaps: VecDeque<Reap>) {
         let Some(cache) = cache.upgrade() else { return };
+        cache.signals.niceness.manage_this_thread();
         let mut destager = Self {
             slots: Allocator::new(cache.stock.clone()),
             cache,
@@ -86,12 +87,16 @@ impl Destager {
                 .halt
                 .set(&"the destager panicked; this is a bug, please report it"),
         }
+        cache.signals.niceness.end();
         cache.room.notify_all();
     }
 
     fn rounds(&mut self) -> Result<(), CacheError> {
         let mut last = Instant::now();
         loop {
+            if !self.is_waited_for() {
+                self.cache.signals.niceness.give_way();
+            }
             let (wake, mut drained) = (self.wait(last), false);
             let done = match wake {
                 Wake::Stop => {
@@ -118,6 +123,16 @@ impl Destager {
                 self.cache.pause.clear();
             }
         }
+    }
+
+    /// Whether a write, an op or a flush waits for what destaging does.
+    fn is_waited_for(&self) -> bool {
+        let (oldest, ops) = {
+            let queue = self.cache.queue.lock();
+            (queue.oldest(), queue.waiting_ops)
+        };
+        let flush = oldest.is_some_and(|oldest| self.cache.signals.awaits(oldest));
+        flush || ops > 0 || self.cache.frames.is_waited_for()
     }
 
     /// Waits until there is something to do.

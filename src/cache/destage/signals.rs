@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::niceness::Niceness;
 use crate::base::Seq;
 use crate::base::sync::atomic::{AtomicBool, Ordering};
 use crate::base::sync::{Condvar, Mutex, MutexGuard};
@@ -13,6 +14,8 @@ pub(in crate::cache) struct Signals {
     wake: Condvar,
     /// Mirrors `asked.hurry`, so that asking twice costs a load.
     hurrying: AtomicBool,
+    /// Of the thread that all this is told to.
+    pub(super) niceness: Niceness,
 }
 
 #[derive(Default)]
@@ -48,8 +51,15 @@ impl Signals {
         }
     }
 
+    /// As [`hurry`](Self::hurry), by someone who waits for it.
+    pub fn hurry_for_me(&self) {
+        self.niceness.insist();
+        self.hurry();
+    }
+
     /// Asks for all records up to `seq`.
     pub fn flush(&self, seq: Seq) {
+        self.niceness.insist();
         let mut asked = self.asked.lock();
         asked.flush = asked.flush.max(seq);
         asked.hurry = true;
@@ -87,6 +97,7 @@ impl Signals {
 
     /// Ends the destager.
     pub fn stop(&self) {
+        self.niceness.insist();
         self.asked.lock().stop = true;
         self.wake.notify_all();
     }
