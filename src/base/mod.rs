@@ -9,6 +9,7 @@ mod name;
 mod size;
 pub mod sync;
 mod units;
+mod workers;
 
 pub use checksum::{Checksum, checksum};
 pub use clock::{Timestamp, now};
@@ -20,3 +21,4 @@ pub use name::{
 };
 pub use size::{ByteSize, ParseSizeError};
 pub use units::{Block, DeviceNo, DiskId, Epoch, MapId, Place, SegmentNo, Seq, Slot};
+pub use workers::Workers;

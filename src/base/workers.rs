@@ -13,7 +13,8 @@ const LINGER: Duration = Duration::from_secs(10);
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that come and go with the work.
-pub(super) struct Workers {
+pub struct Workers {
+    name: &'static str,
     shared: Arc<Shared>,
     max_threads: usize,
     max_queued: usize,
@@ -39,14 +40,16 @@ struct State {
 }
 
 impl Workers {
-    /// A pool of at most so many threads and waiting jobs.
-    pub(super) fn new(max_threads: usize, max_queued: usize) -> Self {
+    /// A pool of at most so many threads, of this name, and waiting jobs.
+    #[must_use]
+    pub fn new(name: &'static str, max_threads: usize, max_queued: usize) -> Self {
         let shared = Shared {
             state: Mutex::default(),
             work: Condvar::new(),
             rest: Condvar::new(),
         };
         Self {
+            name,
             shared: Arc::new(shared),
             max_threads,
             max_queued,
@@ -55,7 +58,7 @@ impl Workers {
 
     /// Has the job done by a worker; by the caller, before this returns, where the queue is full
     /// or no thread can be had.
-    pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state.lock();
         if state.queue.len() >= self.max_queued {
             drop(state);
@@ -72,7 +75,7 @@ impl Workers {
     }
 
     /// Returns when no job waits or runs.
-    pub(super) fn finish(&self) {
+    pub fn finish(&self) {
         let mut state = self.shared.state.lock();
         while !state.queue.is_empty() || state.running > 0 {
             self.shared.rest.wait(&mut state);
@@ -81,9 +84,9 @@ impl Workers {
 
     fn start(&self) {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("fuse-worker".to_owned());
+        let thread = std::thread::Builder::new().name(self.name.to_owned());
         if let Err(error) = thread.spawn(move || shared.work()) {
-            log::warn!("no thread for a slow request: {error}");
+            log::warn!("no thread for a slow request ({}): {error}", self.name);
             let mut state = self.shared.state.lock();
             state.threads -= 1;
             // With others at work the queue is theirs; alone, the caller has to do it.
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn every_job_runs_once() {
-        let workers = Workers::new(4, 8);
+        let workers = Workers::new("test", 4, 8);
         let done = Arc::new(AtomicUsize::new(0));
         for _ in 0..1000 {
             let done = Arc::clone(&done);
@@ -145,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_slow_job_does_not_hold_up_the_next() {
-        let workers = Workers::new(2, 8);
+        let workers = Workers::new("test", 2, 8);
         let (release, wait) = mpsc::channel::<()>();
         workers.run(move || {
             let _ = wait.recv();
@@ -161,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_caller_works_where_the_queue_is_full() {
-        let workers = Workers::new(1, 1);
+        let workers = Workers::new("test", 1, 1);
         let (release, wait) = mpsc::channel::<()>();
         let (started, running) = mpsc::channel();
         workers.run(move || {

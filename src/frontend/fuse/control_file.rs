@@ -142,6 +142,9 @@ mod tests {
                 _ => Ok(format!("done {line}")),
             }
         }
+        fn snapshot(&self, _: &[String], _: Option<&str>, _: bool) -> Result<String, CommandError> {
+            Err(CommandError::invalid("not by a line"))
+        }
         fn refused(&self, line: &str, why: &CommandError) {
             self.refused.lock().push(format!("{line}: {why}"));
         }

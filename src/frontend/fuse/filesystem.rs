@@ -20,9 +20,8 @@ use super::file::{Allocation, NODE_FLAGS, disk, wants_sync};
 use super::handles::{Handle, NODE};
 use super::inode::Inode;
 use super::parking::{Parking, When};
-use super::workers::Workers;
 use super::{Answer, FuseOptions, Mount};
-use crate::base::BLOCK_SIZE;
+use crate::base::{BLOCK_SIZE, Workers};
 use crate::volume::{Extent, SetAttributes};
 
 /// Inode numbers are never given out twice, so one generation does.

@@ -17,7 +17,6 @@ mod parking;
 mod session;
 mod special;
 mod unmount;
-mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

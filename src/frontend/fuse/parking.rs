@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 
-use super::workers::Workers;
+use crate::base::Workers;
 
 /// Writes that are let in at the same time; the cache lets them through in turn.
 const THREADS: usize = 16;
@@ -32,7 +32,7 @@ pub(super) struct Parking {
 impl Parking {
     pub(super) fn new() -> Self {
         Self {
-            workers: Workers::new(THREADS, WRITES),
+            workers: Workers::new("fuse-worker", THREADS, WRITES),
             bytes: Arc::default(),
         }
     }

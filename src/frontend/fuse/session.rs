@@ -19,9 +19,9 @@ use super::handles::Handles;
 use super::mounts::escape_option;
 use super::parking::Parking;
 use super::unmount::{HELPER, Unmounter};
-use super::workers::Workers;
 use super::{FuseOptions, Mount};
 use crate::base::Mounted;
+use crate::base::Workers;
 use crate::control::Commands;
 use crate::volume::Volumes;
 
@@ -94,7 +94,7 @@ impl Session {
             handles: Handles::default(),
             control_lookups: AtomicU64::new(0),
         });
-        let workers = Arc::new(Workers::new(WORKERS, QUEUED));
+        let workers = Arc::new(Workers::new("fuse-worker", WORKERS, QUEUED));
         let parking = Arc::new(Parking::new());
         let adapter = Adapter {
             mount: Arc::clone(&mount),
