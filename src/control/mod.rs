@@ -31,6 +31,17 @@ pub trait Commands: Send + Sync {
     /// # Errors
     /// Where the line is none, or what it asks for can't be done.
     fn execute(&self, line: &str) -> Result<String, CommandError>;
+    /// Takes a snapshot of disks, as the line of that name does. For those who have no line: here any
+    /// name will do that a snapshot can have.
+    ///
+    /// # Errors
+    /// Where it can't be taken; there is no snapshot of any of the disks then.
+    fn snapshot(
+        &self,
+        disks: &[String],
+        name: Option<&str>,
+        durable: bool,
+    ) -> Result<String, CommandError>;
     /// Told of a line that never came to [`Commands::execute`], so that the history can show it.
     fn refused(&self, line: &str, why: &CommandError);
     /// The last commands with their results, oldest first.
@@ -62,6 +73,28 @@ impl Commands for Control {
     fn execute(&self, line: &str) -> Result<String, CommandError> {
         let result = parse(line).and_then(|command| verbs::run(&self.volumes, &command));
         self.history.push(line, &result);
+        result
+    }
+
+    fn snapshot(
+        &self,
+        disks: &[String],
+        name: Option<&str>,
+        durable: bool,
+    ) -> Result<String, CommandError> {
+        let command = Command::Snapshot {
+            disks: disks.to_vec(),
+            name: name.map(str::to_owned),
+            durable,
+        };
+        let result = verbs::run(&self.volumes, &command);
+        let nosync = if durable { "" } else { "nosync" };
+        let line = format!(
+            "snapshot {} {} {nosync}",
+            disks.join(","),
+            name.unwrap_or("")
+        );
+        self.history.push(&line, &result);
         result
     }
 

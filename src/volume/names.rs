@@ -33,6 +33,49 @@ impl Volumes {
             .collect()
     }
 
+    /// The file name that a node has; nothing where it was deleted.
+    #[must_use]
+    pub fn name(&self, node: Node) -> Option<String> {
+        match node {
+            Node::Disk(id) => {
+                let disk = self.disk(id).ok()?;
+                let meta = disk.meta.lock();
+                (!meta.unlinked).then(|| meta.name.clone())
+            }
+            Node::Snapshot(_) => {
+                let snapshot = self.snapshot_of(node).ok()?;
+                let is_hidden = snapshot.meta.lock().hidden;
+                (!is_hidden).then(|| snapshot.file_name())
+            }
+        }
+    }
+
+    /// A node's size in bytes.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn size(&self, node: Node) -> Result<u64> {
+        match node {
+            Node::Disk(id) => Ok(self.disk(id)?.size.load(Relaxed)),
+            Node::Snapshot(_) => Ok(self.snapshot_of(node)?.size),
+        }
+    }
+
+    /// Two numbers that no other disk, or no other snapshot, of this store has or will have, whenever
+    /// it is opened.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn identity(&self, node: Node) -> Result<(u64, u64)> {
+        match node {
+            Node::Disk(id) => Ok((self.disk(id)?.id.0.into(), 0)),
+            Node::Snapshot(_) => {
+                let snapshot = self.snapshot_of(node)?;
+                Ok((snapshot.map.id.0.into(), snapshot.epoch.0))
+            }
+        }
+    }
+
     /// What `stat` shows.
     ///
     /// # Errors

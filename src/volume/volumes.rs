@@ -195,6 +195,12 @@ impl Volumes {
         Ok(self.cache.flush()?)
     }
 
+    /// The number that the store has, and no other.
+    #[must_use]
+    pub fn uuid(&self) -> [u8; 16] {
+        self.cache.catalog().uuid()
+    }
+
     /// Whether the destager has done all it was asked for; that is a moment after
     /// [`flush`](Self::flush) returns.
     #[must_use]

@@ -18,15 +18,24 @@ use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, Seq, now};
 use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn, in_a_hurry};
 use crate::ondisk::journal::Op;
 
-/// The blocks at the ends of a range that it covers only in part, as they were when looked at.
-pub(super) struct Ends {
+/// Blocks as they were when looked at: mostly those at the ends of a range that it covers in part.
+pub(super) struct Stamps {
     map: Arc<MapState>,
     stamps: SmallVec<[(Block, Seq); 2]>,
 }
 
-impl Ends {
-    /// Notes the stamps before anything is read.
-    pub(super) fn of(disk: &Disk, range: Extent) -> Self {
+impl Stamps {
+    /// Notes the stamps of all blocks of a range before anything is read.
+    fn of_all(disk: &Disk, range: Extent) -> Self {
+        let map = disk.map.read().clone();
+        let end = (range.offset + range.len).div_ceil(BLOCK_SIZE);
+        let blocks = (Block::holding(range.offset).0..end).map(Block);
+        let stamps = blocks.map(|block| (block, map.stamp(block))).collect();
+        Self { map, stamps }
+    }
+
+    /// Notes the stamps of the blocks at the ends of a range that it covers only in part.
+    pub(super) fn of_ends(disk: &Disk, range: Extent) -> Self {
         let map = disk.map.read().clone();
         let end = range.offset + range.len;
         let ragged = [range.offset, end]
@@ -87,6 +96,62 @@ impl Volumes {
         in_a_hurry(|| self.write(disk, offset, data))
     }
 
+    /// Writes `new` where there is `expected`, both of one length, as one step among all that write the
+    /// disk. Where there is something else, nothing is written, and it says at which byte that first
+    /// differs.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); also where what is there can't be read.
+    pub fn compare_and_write(
+        &self,
+        disk: DiskId,
+        offset: u64,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Option<usize>> {
+        let started = Instant::now();
+        let done = self.compare_and_append(disk, offset, expected, new);
+        self.metrics
+            .write
+            .record(done.is_ok(), new.len() as u64, started.elapsed());
+        done
+    }
+
+    fn compare_and_append(
+        &self,
+        disk: DiskId,
+        offset: u64,
+        expected: &[u8],
+        new: &[u8],
+    ) -> Result<Option<usize>> {
+        debug_assert_eq!(expected.len(), new.len());
+        let disk = self.disk(disk)?;
+        let range = Extent {
+            offset,
+            len: new.len() as u64,
+        };
+        let mut found = vec![0; expected.len()];
+        loop {
+            let before = Stamps::of_all(&disk, range);
+            self.read_image(&before.image(), offset, &mut found)?;
+            let differs = found.iter().zip(expected).position(|(a, b)| a != b);
+            if differs.is_some() {
+                return Ok(differs);
+            }
+            let part = self.completed(&before.image(), offset, new)?;
+            let append = Append {
+                end: Some(offset + range.len),
+                relies_on: Some(before.relies_on()),
+                ..Append::of(disk.id, smallvec![part])
+            };
+            if self.append_unless_stale(&append)? {
+                disk.modified.store(now().0, Relaxed);
+                return Ok(None);
+            }
+            thread::yield_now();
+        }
+    }
+
     fn write_pieces(&self, id: DiskId, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset
             .checked_add(data.len() as u64)
@@ -125,7 +190,7 @@ impl Volumes {
             });
         }
         self.until_unchanged(|| {
-            let ends = Ends::of(
+            let ends = Stamps::of_ends(
                 disk,
                 Extent {
                     offset,
@@ -243,7 +308,7 @@ impl Volumes {
     /// What zeroes `from..to`, on the condition that the disk still has this size.
     fn zeros(&self, disk: &Disk, from: u64, to: u64, size: u64) -> Result<Append> {
         let (offset, len) = (from, to - from);
-        let ends = Ends::of(disk, Extent { offset, len });
+        let ends = Stamps::of_ends(disk, Extent { offset, len });
         let (first, last) = (from.div_ceil(BLOCK_SIZE), to / BLOCK_SIZE);
         let mut parts = SmallVec::new();
         let zeros = [0; BLOCK];

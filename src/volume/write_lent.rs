@@ -9,7 +9,7 @@ use smallvec::smallvec;
 use super::Extent;
 use super::namespace::Disk;
 use super::volumes::{Result, Volumes};
-use super::write::Ends;
+use super::write::Stamps;
 use crate::base::{BLOCK, Block};
 use crate::cache::{Append, Content, Lent, Part};
 use crate::device::Step;
@@ -67,7 +67,7 @@ impl Volumes {
         let after = offset + bytes.end as u64;
         let len = data.len() as u64;
         self.until_unchanged(|| {
-            let ends = Ends::of(disk, Extent { offset, len });
+            let ends = Stamps::of_ends(disk, Extent { offset, len });
             let first = self.whole_blocks(&ends.image(), offset, head)?;
             let then = self.whole_blocks(&ends.image(), after, tail)?;
             let frames = self.cache.hold_both(&first, &then)?;
