@@ -10,8 +10,9 @@ use snapmark::base::{
     BLOCK, ByteSize, Checksum, DeviceNo, Geometry, check_disk_name, check_snapshot_name, checksum,
     split_snapshot_file_name,
 };
-use snapmark::config::{Glob, Interval, Settings};
+use snapmark::config::{Cron, Glob, Interval, Portal, Secrets, Settings};
 use snapmark::control::{parse, parse_exposition};
+use snapmark::frontend::iscsi::fuzz as iscsi;
 use snapmark::ondisk::journal::{Body, JournalHeader, RECORD_HEADER, RecordHeader};
 use snapmark::ondisk::{
     Change, Descriptor, DeviceEntry, DeviceRecord, DiskRecord, FrameHeader, MapRecord, Marks, PAGE,
@@ -35,6 +36,10 @@ pub const ALL: &[Named] = &[
     ("settings", settings),
     ("control_line", control_line),
     ("words", words),
+    ("iscsi_header", iscsi::header),
+    ("iscsi_text", iscsi::text),
+    ("iscsi_command", iscsi::command),
+    ("secrets", secrets),
 ];
 
 fn set_sum(bytes: &mut [u8], place: usize, covered: std::ops::Range<usize>) {
@@ -311,6 +316,11 @@ pub fn settings(data: &[u8]) {
     }
 }
 
+/// The file with the secrets of iSCSI initiators.
+pub fn secrets(data: &[u8]) {
+    let _ = Secrets::parse("secrets", data);
+}
+
 /// A line for `.control`.
 pub fn control_line(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
@@ -333,6 +343,8 @@ pub fn words(data: &[u8]) {
         let _ = size.to_string();
     }
     let _ = Interval::from_str(&text);
+    let _ = Portal::from_str(&text);
+    let _ = Cron::from_str(&text);
     if let Some((pattern, name)) = text.split_once('\n') {
         let _ = Glob::new(pattern).matches(name);
     }

@@ -132,6 +132,37 @@ fn samples() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     let text = "cache: {size: 8MiB, mode: volatile}\ndisks:\n  - match: \"db*\"\n    priority: 7\n\
                 destage: {interval: 1h, batch: 1GiB}\nspace: {warn: [80, 95]}\n";
     add("settings", text.into());
+    let text = "iscsi: {listen: [127.0.0.1, \"[::1]:3261\"], secrets: x, sessions: 9, access: [{match: a, \
+                initiators: [\"*\"]}]}\nsnapshots: [{name: n, disks: \"*\", at: 0 3 * * mon, keep: {last: 1}}, \
+                {name: m, disks: a, every: 30m, before: x}]\n";
+    add("settings", text.into());
+    let text = "initiators: [{user: a, secret: correct horse battery, initiator: \"*\"}]\n\
+                target: {user: b, secret: another long one}\n";
+    add("secrets", text.into());
+    add(
+        "secrets",
+        b"initiators:\n  - user: a\n    secret: twelve bytes\n".into(),
+    );
+    let text =
+        b"InitiatorName=iqn.a:b\0SessionType=Normal\0TargetName=iqn.2026-11.io.snapmark:lab:a\0\
+                 HeaderDigest=CRC32C,None\0MaxRecvDataSegmentLength=262144\0InitialR2T=No\0\
+                 FirstBurstLength=65536\0MaxBurstLength=0x100000\0ErrorRecoveryLevel=0\0";
+    add("iscsi_text", text.into());
+    add(
+        "iscsi_text",
+        b"iqn.2026-11.io.snapmark:lab:a-x41:2026-11-20t21-30-00z".into(),
+    );
+    for opcode in [0u8, 1, 2, 3, 4, 5, 6, 0x10] {
+        let mut header = vec![0; 48];
+        (header[0], header[1], header[32]) = (opcode | 0x40, 0x81, 0x2a);
+        add("iscsi_header", header);
+    }
+    for opcode in [0x12u8, 0x2a, 0x5f, 0x88, 0x89, 0x93, 0x9e, 0xa3, 0xc1, 0xc2] {
+        add(
+            "iscsi_command",
+            vec![opcode, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0],
+        );
+    }
     for line in [
         "snapshot vm1.img,db.img nightly",
         "snapshot vm1.img",

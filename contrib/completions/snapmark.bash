@@ -70,6 +70,9 @@ _snapmark() {
             snapmark,scrub)
                 cmd="snapmark__subcmd__scrub"
                 ;;
+            snapmark,scsi-snapshot)
+                cmd="snapmark__subcmd__scsi__subcmd__snapshot"
+                ;;
             snapmark,snap)
                 cmd="snapmark__subcmd__snapshot"
                 ;;
@@ -157,6 +160,9 @@ _snapmark() {
             snapmark__subcmd__help,scrub)
                 cmd="snapmark__subcmd__help__subcmd__scrub"
                 ;;
+            snapmark__subcmd__help,scsi-snapshot)
+                cmd="snapmark__subcmd__help__subcmd__scsi__subcmd__snapshot"
+                ;;
             snapmark__subcmd__help,snapshot)
                 cmd="snapmark__subcmd__help__subcmd__snapshot"
                 ;;
@@ -182,7 +188,7 @@ _snapmark() {
 
     case "${cmd}" in
         snapmark)
-            opts="-h -V --help --version init mount unmount umount snapshot snap list ls delete rename rollback clone resize priority flush status top check scrub device completions man freeze-guard help"
+            opts="-h -V --help --version init mount unmount umount snapshot snap list ls delete rename rollback clone resize priority flush status top check scrub scsi-snapshot device completions man freeze-guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -378,7 +384,7 @@ _snapmark() {
             return 0
             ;;
         snapmark__subcmd__help)
-            opts="init mount unmount snapshot list delete rename rollback clone resize priority flush status top check scrub device completions man freeze-guard help"
+            opts="init mount unmount snapshot list delete rename rollback clone resize priority flush status top check scrub scsi-snapshot device completions man freeze-guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -657,6 +663,20 @@ _snapmark() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        snapmark__subcmd__help__subcmd__scsi__subcmd__snapshot)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         snapmark__subcmd__help__subcmd__snapshot)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -795,12 +815,16 @@ _snapmark() {
             return 0
             ;;
         snapmark__subcmd__mount)
-            opts="-f -o -h --foreground --background-child --allow-other --help"
+            opts="-f -o -h --foreground --background-child --allow-other --iscsi --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --iscsi)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 -o)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -877,6 +901,51 @@ _snapmark() {
             case "${prev}" in
                 --rate)
                     COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        snapmark__subcmd__scsi__subcmd__snapshot)
+            opts="-h --portal --target --all --nosync --initiator --user --secret-file --list --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --portal)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --initiator)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --user)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --secret-file)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
                     return 0
                     ;;
                 *)

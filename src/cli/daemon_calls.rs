@@ -7,14 +7,16 @@ use std::time::Duration;
 use super::exit::{Exit, Failure};
 use super::progress;
 use crate::base::ByteSize;
-use crate::config::{DirectoryError, LockError};
+use crate::config::{DirectoryError, LockError, Portal, SecretsError};
 use crate::control::DeviceSpec;
 use crate::daemon::background::{BackgroundError, Readiness};
 use crate::daemon::init::NewStore;
 use crate::daemon::mount::{MountError, Mounting};
 use crate::daemon::mountpoint::MountpointError;
+use crate::daemon::serve::ServeError;
 use crate::daemon::store::StoreError;
 use crate::daemon::unmount::UnmountError;
+use crate::frontend::iscsi::IscsiError;
 
 /// What acknowledged writes stand on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -72,6 +74,8 @@ pub struct MountOptions {
     pub allow_other: bool,
     /// The name shown as the mount's source, instead of the store's path.
     pub fs_name: Option<String>,
+    /// Where to serve them over iSCSI too.
+    pub iscsi: Vec<Portal>,
 }
 
 /// A mount to be ended.
@@ -143,6 +147,7 @@ pub fn mount(options: &MountOptions) -> Result<(), Failure> {
         mountpoint: absolute(&options.mountpoint)?,
         allow_other: options.allow_other,
         fs_name: options.fs_name.clone(),
+        iscsi: options.iscsi.clone(),
     };
     let served = match options.place {
         Place::Background => mounting.start().map(|_| ()),
@@ -163,6 +168,10 @@ pub fn mount(options: &MountOptions) -> Result<(), Failure> {
 fn mount_failure(error: &MountError) -> Failure {
     let exit = match error {
         MountError::Store(store) => return store_failure(store),
+        MountError::Secrets(SecretsError::Exposed(_)) => Exit::Denied,
+        MountError::Secrets(_) | MountError::Serve(ServeError::Iscsi(IscsiError::Open(_))) => {
+            Exit::Usage
+        }
         MountError::Mountpoint(MountpointError::Missing(_)) => Exit::NotFound,
         MountError::Mountpoint(MountpointError::Mounted { .. }) => Exit::Busy,
         MountError::Mountpoint(

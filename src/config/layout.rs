@@ -23,6 +23,8 @@ impl Layout {
     pub const POOL: &str = "pool.img";
     /// How far the online data check is.
     pub const SCRUB: &str = "scrub.yaml";
+    /// What schedules have done.
+    pub const SCHEDULES: &str = "schedules.yaml";
     /// The daemon's log.
     pub const LOG: &str = "snapmark.log";
 
@@ -72,6 +74,12 @@ impl Layout {
     #[must_use]
     pub fn scrub(&self) -> PathBuf {
         self.dir.join(Self::SCRUB)
+    }
+
+    /// The path of [`Layout::SCHEDULES`].
+    #[must_use]
+    pub fn schedules(&self) -> PathBuf {
+        self.dir.join(Self::SCHEDULES)
     }
 
     /// The path of [`Layout::LOG`].

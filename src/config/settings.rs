@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::value::{self, section};
-use super::{Glob, Interval, Layout};
+use super::{Glob, Interval, Layout, Portal, ScheduleRule};
 use crate::base::ByteSize;
 
 /// The longest settings file that is read, in bytes. Reading YAML that is nested as deep as this is
@@ -40,6 +40,12 @@ pub struct Settings {
     /// The mount.
     #[serde(deserialize_with = "section")]
     pub fuse: FuseSettings,
+    /// The iSCSI target.
+    #[serde(deserialize_with = "section")]
+    pub iscsi: IscsiSettings,
+    /// Snapshots that are taken by themselves.
+    #[serde(deserialize_with = "value::schedules")]
+    pub snapshots: Vec<ScheduleRule>,
     /// The log.
     #[serde(deserialize_with = "section")]
     pub log: LogSettings,
@@ -137,6 +143,41 @@ pub struct FuseSettings {
     pub allow_other: bool,
 }
 
+/// The iSCSI target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IscsiSettings {
+    /// Where it listens; nowhere by default.
+    #[serde(deserialize_with = "section")]
+    pub listen: Vec<Portal>,
+    /// The store's part of target names; that of its directory by default.
+    #[serde(deserialize_with = "section")]
+    pub name: Option<String>,
+    /// The file with the secrets of CHAP, from the store's directory on.
+    #[serde(deserialize_with = "section")]
+    pub secrets: Option<PathBuf>,
+    /// Whether it may listen beyond this machine without secrets.
+    pub open: bool,
+    /// Sessions at the most, 1 to 4,096.
+    #[serde(deserialize_with = "value::sessions")]
+    pub sessions: u16,
+    /// Which initiators may use which disks; the first rule that matches a disk counts.
+    #[serde(deserialize_with = "section")]
+    pub access: Vec<AccessRule>,
+}
+
+/// Who may use disks whose name matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRule {
+    /// The pattern.
+    #[serde(rename = "match", deserialize_with = "value::text")]
+    pub pattern: Glob,
+    /// Patterns for the names of initiators.
+    #[serde(deserialize_with = "value::globs")]
+    pub initiators: Vec<Glob>,
+}
+
 /// The log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -209,6 +250,19 @@ impl Default for FuseSettings {
             threads: 8,
             max_background: 256,
             allow_other: false,
+        }
+    }
+}
+
+impl Default for IscsiSettings {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            name: None,
+            secrets: None,
+            open: false,
+            sessions: 256,
+            access: Vec::new(),
         }
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::schedule::PERIODS;
+use super::{Glob, ScheduleRule};
 use crate::base::ByteSize;
 
 /// A time as people write it: `500ms`, `2s`, `1m`, `1h`.
@@ -153,9 +155,53 @@ pub(super) fn interval<'de, D: Deserializer<'de>>(from: D) -> Result<Interval, D
     ranged(from, "a time such as 500ms or 2s", low, high)
 }
 
+/// From a second to a year.
+pub(super) fn period<'de, D: Deserializer<'de>>(from: D) -> Result<Interval, D::Error> {
+    let (low, high) = PERIODS;
+    ranged(
+        from,
+        "a time such as 30m or 6h",
+        Interval(low),
+        Interval(high),
+    )
+}
+
+/// Schedules, each with a name of its own and something to keep.
+pub(super) fn schedules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<ScheduleRule>, D::Error> {
+    let schedules: Vec<ScheduleRule> = section(from)?;
+    let mut names: Vec<&str> = schedules.iter().map(|rule| rule.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(de::Error::custom(format!(
+            "two schedules are called {:?}",
+            pair[0]
+        )));
+    }
+    if let Some(fault) = schedules.iter().find_map(ScheduleRule::fault) {
+        return Err(de::Error::custom(fault));
+    }
+    Ok(schedules)
+}
+
 /// From 1 to 64.
 pub(super) fn threads<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
     ranged(from, "a number from 1 to 64", 1, 64)
+}
+
+/// From 1 to 4,096.
+pub(super) fn sessions<'de, D: Deserializer<'de>>(from: D) -> Result<u16, D::Error> {
+    ranged(from, "a number from 1 to 4096", 1, 4096)
+}
+
+/// Patterns, at least one.
+pub(super) fn globs<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Glob>, D::Error> {
+    let patterns = Vec::<String>::deserialize(from)?;
+    if patterns.is_empty() {
+        return Err(de::Error::custom(
+            "name at least one pattern; '*' is anybody",
+        ));
+    }
+    Ok(patterns.into_iter().map(Glob::new).collect())
 }
 
 /// From 1 to 4,096.

@@ -2,10 +2,12 @@
 
 pub mod background;
 pub mod init;
+mod iscsi;
 pub mod mount;
 pub mod mountpoint;
 pub mod process;
 mod processes;
+mod schedule;
 pub mod serve;
 pub mod store;
 pub mod unmount;

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::background::{self, BackgroundError, Readiness};
+use super::iscsi;
 use super::mountpoint::{Mountpoint, MountpointError};
 use super::process;
-use super::serve::{ServeError, serve};
+use super::serve::{ServeError, Serving, serve};
 use super::store::{OpenStore, StoreError};
-use crate::config::{Layout, check_directory};
+use crate::config::{Layout, Portal, SecretsError, check_directory};
 use crate::control::Control;
 use crate::frontend::fuse::FuseOptions;
 
@@ -22,6 +23,9 @@ pub enum MountError {
     /// The mountpoint can't be used.
     #[error(transparent)]
     Mountpoint(#[from] MountpointError),
+    /// The secrets of iSCSI initiators are not to be had.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// Serving failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -41,6 +45,8 @@ pub struct Mounting {
     pub allow_other: bool,
     /// The mount's source as shown, instead of the store's path.
     pub fs_name: Option<String>,
+    /// Where to serve them over iSCSI, beside where the settings say.
+    pub iscsi: Vec<Portal>,
 }
 
 impl Mounting {
@@ -63,14 +69,19 @@ impl Mounting {
                 .clone()
                 .unwrap_or_else(|| self.store.display().to_string()),
         };
-        let mountpoint = match mountpoint
-            .hiding_none(&store.stands_on())
-            .and_then(Mountpoint::clear)
-        {
-            Ok(mountpoint) => mountpoint,
+        let prepared_to_serve = iscsi::options(&store, &self.store, &self.iscsi)
+            .map_err(MountError::from)
+            .and_then(|iscsi| {
+                let mountpoint = mountpoint
+                    .hiding_none(&store.stands_on())
+                    .and_then(Mountpoint::clear)?;
+                Ok((iscsi, mountpoint))
+            });
+        let (iscsi, mountpoint) = match prepared_to_serve {
+            Ok(both) => both,
             Err(error) => {
                 store.volumes.close_store().map_err(ServeError::Close)?;
-                return Err(error.into());
+                return Err(error);
             }
         };
         prepared.report();
@@ -78,8 +89,13 @@ impl Mounting {
         Ok(serve(
             &store.volumes,
             commands,
-            &mountpoint,
-            &options,
+            &Serving {
+                mountpoint: &mountpoint,
+                fuse: &options,
+                iscsi,
+                schedules: &store.settings.snapshots,
+                schedules_file: Layout::new(&self.store).schedules(),
+            },
             readiness,
         )?)
     }
@@ -105,6 +121,9 @@ impl Mounting {
             vec!["mount".into(), path(&self.store), path(&self.mountpoint)];
         if self.allow_other {
             arguments.push("--allow-other".into());
+        }
+        for portal in &self.iscsi {
+            arguments.extend(["--iscsi".into(), portal.to_string().into()]);
         }
         if let Some(name) = &self.fs_name {
             arguments.extend(["-o".into(), format!("fsname={name}").into()]);

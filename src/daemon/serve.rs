@@ -1,6 +1,7 @@
 //! Serving a mount until it is unmounted or the process is told to stop.
 //!
 //! Stopping must lose no acknowledged write, and must always come to an end:
+//! 0. Where there is an iSCSI target, its initiators are asked to log out, and cut off where they do not.
 //! 1. The mount is unmounted. Where it is in use, it is taken out of the tree: no new users come,
 //!    those who have files open are served on until they close them.
 //! 2. Everything acknowledged so far is synced, so that a kill from here on costs nothing.
@@ -11,7 +12,7 @@
 //! An unmount from outside ends in step 4 by itself.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,8 +23,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::background::Readiness;
+use super::schedule::Schedules;
+use crate::config::ScheduleRule;
 use crate::control::Commands;
 use crate::frontend::fuse::{FuseOptions, MountError, Session, Unmount, Unmounter};
+use crate::frontend::iscsi::{IscsiError, IscsiOptions, IscsiTarget};
 use crate::volume::{VolumeError, Volumes};
 
 /// How long users with open files are waited for after a signal. Less than the 90 s after which
@@ -40,6 +44,9 @@ pub enum ServeError {
     /// The mount did not come about.
     #[error(transparent)]
     Mount(#[from] MountError),
+    /// The iSCSI target did not come about.
+    #[error(transparent)]
+    Iscsi(#[from] IscsiError),
     /// Signals can't be received.
     #[error("can't set up signals: {0}")]
     Signals(io::Error),
@@ -61,6 +68,21 @@ enum Event {
     Ended(io::Result<()>),
 }
 
+/// Where a store is served, and how.
+#[derive(Debug)]
+pub struct Serving<'a> {
+    /// Prepared to be mounted at.
+    pub mountpoint: &'a Path,
+    /// The mount.
+    pub fuse: &'a FuseOptions,
+    /// The iSCSI target, if there is to be one.
+    pub iscsi: Option<IscsiOptions>,
+    /// Snapshots that are taken by themselves.
+    pub schedules: &'a [ScheduleRule],
+    /// The file that says what these have done.
+    pub schedules_file: PathBuf,
+}
+
 /// Mounts at a prepared mountpoint, tells `readiness`, serves, and closes the store.
 ///
 /// # Errors
@@ -68,11 +90,10 @@ enum Event {
 pub fn serve(
     volumes: &Arc<Volumes>,
     commands: Arc<dyn Commands>,
-    mountpoint: &Path,
-    options: &FuseOptions,
+    serving: &Serving<'_>,
     readiness: &mut Readiness,
 ) -> Result<(), ServeError> {
-    let served = mount_and_wait(volumes, commands, mountpoint, options, readiness);
+    let served = mount_and_wait(volumes, commands, serving, readiness);
     notify(NotifyState::Stopping);
     let closed = volumes.close_store().map_err(ServeError::Close);
     served.and(closed)
@@ -81,24 +102,44 @@ pub fn serve(
 fn mount_and_wait(
     volumes: &Arc<Volumes>,
     commands: Arc<dyn Commands>,
-    mountpoint: &Path,
-    options: &FuseOptions,
+    serving: &Serving<'_>,
     readiness: &mut Readiness,
 ) -> Result<(), ServeError> {
     // Signals first: one that comes during the mount must not kill half-way.
     let (tell, events) = unbounded();
     let signals = forward_signals(tell.clone()).map_err(ServeError::Signals)?;
-    let session = Session::mount(Arc::clone(volumes), commands, mountpoint, options)?;
+    // Dropped on the way out, it ends its sessions.
+    let target = match serving.iscsi.clone() {
+        Some(options) => Some(IscsiTarget::start(
+            Arc::clone(volumes),
+            Arc::clone(&commands),
+            options,
+        )?),
+        None => None,
+    };
+    let mountpoint = serving.mountpoint;
+    let session = Session::mount(
+        Arc::clone(volumes),
+        Arc::clone(&commands),
+        mountpoint,
+        serving.fuse,
+    )?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("session".to_owned())
         .spawn(move || tell.send(Event::Ended(session.wait())))
         .map_err(ServeError::Session)?;
+    let file = serving.schedules_file.clone();
+    let schedules = Schedules::start(serving.schedules, file, volumes, &commands);
+    let schedules = schedules.map_err(ServeError::Session)?;
     let watching = watch_space(volumes).map_err(ServeError::Session)?;
     log::info!("serving at {}", mountpoint.display());
     readiness.ready();
     notify(NotifyState::Ready);
-    let ended = match events.recv() {
+    let event = events.recv();
+    // First, since it takes seconds at the most, and users of files may take a minute.
+    drop((schedules, target));
+    let ended = match event {
         Ok(Event::Ended(ended)) => ended,
         Ok(Event::Stop(signal)) => {
             log::info!("stopping at {}", signal_name(signal));

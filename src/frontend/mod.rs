@@ -2,3 +2,4 @@
 //! and `control` alone, and imports no other frontend.
 
 pub mod fuse;
+pub mod iscsi;

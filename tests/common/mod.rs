@@ -11,6 +11,7 @@ pub mod damaged;
 pub mod engine;
 pub mod history;
 pub mod invariants;
+pub mod iscsi;
 pub mod model;
 mod random;
 pub mod script;

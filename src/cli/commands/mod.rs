@@ -15,6 +15,7 @@ pub mod rename;
 pub mod resize;
 pub mod rollback;
 pub mod scrub;
+pub mod scsi_snapshot;
 pub mod snapshot;
 pub mod status;
 pub mod top;

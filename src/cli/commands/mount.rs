@@ -6,11 +6,13 @@ use clap::Args;
 
 use crate::cli::daemon_calls::{self, MountOptions, Place};
 use crate::cli::exit::Failure;
+use crate::config::Portal;
 
 const EXAMPLES: &str = "\
 Examples:
   snapmark mount /srv/store /mnt/disks          returns once the disks are there
   snapmark mount -f /srv/store /mnt/disks       stays, for a service manager or to watch the log
+  snapmark mount --iscsi 127.0.0.1 /srv/store /mnt/disks       also as iSCSI targets
   snapmark mount -o allow_other store mnt       as non-root (needs the package fuse3, and
                                                 user_allow_other in /etc/fuse.conf)";
 
@@ -33,6 +35,10 @@ pub struct Mount {
     /// Let other users see the mount; file permissions still apply
     #[arg(long)]
     allow_other: bool,
+    /// Serve the disks over iSCSI too, at this address (port 3260 unless given); beyond this machine only
+    /// with secrets, see 'iscsi' in store.yaml
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    iscsi: Vec<Portal>,
     /// Mount options as mount(8) gives them: allow_other, fsname=NAME; those of fstab are ignored
     #[arg(short, value_name = "OPT", value_delimiter = ',')]
     options: Vec<MountOption>,
@@ -97,6 +103,7 @@ impl Mount {
         daemon_calls::mount(&MountOptions {
             allow_other: self.allow_other || self.options.contains(&MountOption::AllowOther),
             fs_name,
+            iscsi: self.iscsi,
             store: self.store,
             mountpoint: self.mountpoint,
             place: match (self.background_child, self.foreground) {

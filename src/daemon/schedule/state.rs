@@ -1,0 +1,174 @@
+//! What schedules have done, in a file of the store. It is replaced as a whole: what stands there is
+//! what was so before or after.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ScheduleRule, open_own};
+
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+/// How far the clock may have gone back before a schedule begins anew, in seconds.
+const BACK: i64 = 60;
+
+/// A snapshot that a schedule took.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Taken {
+    /// The disk's name then.
+    pub disk: String,
+    /// The name that it was given.
+    pub name: String,
+    /// What it is, whatever it is called.
+    pub identity: (u64, u64),
+}
+
+impl Taken {
+    /// When it was taken, as its name says.
+    pub fn time(&self, schedule: &str) -> Option<Timestamp> {
+        let text = self.name.strip_prefix(schedule)?.strip_prefix('-')?;
+        let time = DateTime::strptime("%Y-%m-%dT%H-%M-%SZ", text).ok()?;
+        TimeZone::UTC.to_timestamp(time).ok()
+    }
+}
+
+/// What a schedule has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Done {
+    /// When it was last due, in seconds since 1970.
+    last: i64,
+    /// The name of the snapshots that it was about to take.
+    #[serde(default)]
+    announced: Option<String>,
+    /// Those that it took, and that are not deleted.
+    #[serde(default)]
+    taken: Vec<Taken>,
+}
+
+/// All that is known.
+#[derive(Debug)]
+pub(super) struct State {
+    file: PathBuf,
+    schedules: BTreeMap<String, Done>,
+}
+
+impl State {
+    /// What the file says; nothing where it can't be read.
+    pub fn load(file: PathBuf) -> Self {
+        let schedules = match read(&file) {
+            Ok(text) => serde_yaml::from_slice(&text).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        };
+        let schedules = schedules.unwrap_or_else(|error| {
+            let file = file.display();
+            log::warn!("{file}: {error}; schedules begin anew, and snapshots of before stay");
+            BTreeMap::new()
+        });
+        Self { file, schedules }
+    }
+
+    /// Those that are new are not due until their time comes; those that are gone are forgotten.
+    pub fn begin(&mut self, rules: &[ScheduleRule], now: Timestamp) {
+        self.schedules
+            .retain(|name, _| rules.iter().any(|rule| rule.name == *name));
+        for rule in rules {
+            let done = self
+                .schedules
+                .entry(rule.name.clone())
+                .or_insert_with(|| Done {
+                    last: now.as_second(),
+                    ..Done::default()
+                });
+            if done.last > now.as_second() + BACK {
+                done.last = now.as_second();
+            }
+        }
+        self.save();
+    }
+
+    /// When a schedule was last due.
+    pub fn last(&mut self, schedule: &str, now: Timestamp) -> Timestamp {
+        let done = self.schedules.entry(schedule.to_owned()).or_default();
+        if done.last > now.as_second() + BACK {
+            log::warn!("schedule {schedule}: the clock has gone back");
+            done.last = now.as_second();
+        }
+        Timestamp::from_second(done.last).unwrap_or(now)
+    }
+
+    /// It is due now, and about to take snapshots of this name.
+    pub fn note(&mut self, schedule: &str, now: Timestamp, name: Option<&str>) {
+        let done = self.schedules.entry(schedule.to_owned()).or_default();
+        done.last = now.as_second();
+        done.announced = name.map(str::to_owned);
+        self.save();
+    }
+
+    /// The name that was announced, where it is not known what came of it.
+    pub fn announced(&self, schedule: &str) -> Option<String> {
+        self.schedules.get(schedule)?.announced.clone()
+    }
+
+    /// These came of it.
+    pub fn adopt(&mut self, schedule: &str, taken: Vec<Taken>) {
+        let done = self.schedules.entry(schedule.to_owned()).or_default();
+        done.announced = None;
+        done.taken.extend(taken);
+        self.save();
+    }
+
+    /// Those that it took.
+    pub fn taken(&self, schedule: &str) -> Vec<Taken> {
+        self.schedules
+            .get(schedule)
+            .map_or(Vec::new(), |done| done.taken.clone())
+    }
+
+    /// Of these it is still to decide.
+    pub fn set_taken(&mut self, schedule: &str, taken: Vec<Taken>) {
+        let done = self.schedules.entry(schedule.to_owned()).or_default();
+        if done.taken != taken {
+            done.taken = taken;
+            self.save();
+        }
+    }
+
+    fn save(&self) {
+        let text = serde_yaml::to_string(&self.schedules).map_err(io::Error::other);
+        if let Err(error) = text.and_then(|text| replace(&self.file, text.as_bytes())) {
+            let file = self.file.display();
+            log::warn!(
+                "{file}: {error}; what schedules took just now may never be deleted by them"
+            );
+        }
+    }
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    open_own(file, OFlags::RDONLY)?
+        .take(MAX_FILE)
+        .read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Replaces a file, so that after a crash it is the old or the new one.
+fn replace(file: &Path, text: &[u8]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    let mut written = open_own(&new, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+    written.write_all(text)?;
+    written.sync_all()?;
+    std::fs::rename(&new, file)?;
+    match file.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,598 @@
+//! The receiving half of a session: takes PDUs out of its connection, does what is quickly done, and
+//! leaves the rest to others.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::budget::Grant;
+use super::order::Refused;
+use super::scsi::{self, Sense};
+use super::session::{Session, TASK_SET_FULL, Task};
+use super::wire::{
+    BHS, Buffer, DataOut, Function, Header, Input, InputError, Logout, LogoutReason, Malformed,
+    NO_TAG, NopOut, Pairs, Request, ScsiCommand, TaskManagement, Text, TextError, response,
+};
+
+/// Commands that a session may have under way.
+const WINDOW: u32 = 128;
+/// How long an initiator may be silent before it is asked whether it is still there, and how long it
+/// may take to answer.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The tag of our question.
+const PING: u32 = 1;
+/// Text that is sent in pieces is sent for this tag.
+const MORE_TEXT: u32 = 2;
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// It logged out.
+    #[error("it logged out")]
+    Logout,
+    /// Nothing more can be received.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// A header that is none.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// Text that is none.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// Something that the protocol does not allow.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// It does not answer.
+    #[error("it does not answer")]
+    Silent,
+}
+
+impl End {
+    /// Why a PDU is rejected before the connection is closed (RFC 7143, section 11.17.1).
+    fn reject_reason(&self) -> Option<u8> {
+        match self {
+            Self::Logout | Self::Silent => None,
+            Self::Input(InputError::DataDigest) => Some(0x02),
+            Self::Input(InputError::TooLong(_)) => Some(0x04),
+            Self::Input(_) => None,
+            Self::Malformed(Malformed::Opcode(_) | Malformed::Unsupported(_)) => Some(0x05),
+            Self::Malformed(Malformed::Field { .. }) | Self::Text(_) => Some(0x09),
+            Self::Protocol(_) => Some(0x04),
+        }
+    }
+}
+
+/// A command whose data are coming in.
+struct Collecting {
+    task: Task,
+    data: Buffer,
+    grant: Option<Grant>,
+    /// Bytes that came, in order.
+    got: usize,
+    /// Bytes up to which the sequence that is coming in may go.
+    until: usize,
+    /// The tag that the sequence has.
+    transfer_tag: u32,
+    data_sn: u32,
+}
+
+/// The receiving half of a session.
+pub(super) struct Connection {
+    session: Arc<Session>,
+    cid: u16,
+    input: Input,
+    collecting: FxHashMap<u32, Collecting>,
+    next_transfer: u32,
+    /// Text that has come in part.
+    text: Vec<u8>,
+    /// Text that is to be sent.
+    text_left: Vec<u8>,
+    last_heard: Instant,
+    is_asked: bool,
+}
+
+impl Connection {
+    /// Of a session that has logged in, from where the login ended.
+    pub fn new(session: Arc<Session>, cid: u16, mut input: Input) -> Self {
+        input.set_digests(session.digests());
+        let numbers = &session.output.numbers;
+        numbers.max.store(
+            numbers.expected.load(Relaxed).wrapping_add(WINDOW - 1),
+            Relaxed,
+        );
+        Self {
+            session,
+            cid,
+            input,
+            collecting: FxHashMap::default(),
+            next_transfer: MORE_TEXT + 1,
+            text: Vec::new(),
+            text_left: Vec::new(),
+            last_heard: Instant::now(),
+            is_asked: false,
+        }
+    }
+
+    /// Serves until the connection is over; says why.
+    pub fn serve(&mut self) -> End {
+        let end = loop {
+            if let Err(end) = self.next() {
+                break end;
+            }
+        };
+        if let (Some(reason), Some(header)) = (end.reject_reason(), self.input.last_header()) {
+            self.reject(reason, header);
+        }
+        self.session.output.wait_until_sent();
+        self.session.output.close();
+        end
+    }
+
+    fn next(&mut self) -> Result<(), End> {
+        self.session.output.wait_while_much_waits();
+        let output = Arc::clone(&self.session.output);
+        let Some(header) = self.input.header(|| output.flush())? else {
+            return self.listen();
+        };
+        self.last_heard = Instant::now();
+        self.is_asked = false;
+        match Request::decode(&header)? {
+            // Most of what comes.
+            Request::Scsi(command) => self.command(&header, command),
+            Request::DataOut(data) => self.data_out(data),
+            request => {
+                if !self.takes(&header)? {
+                    return Ok(self.skip_data()?);
+                }
+                self.session.settle(!header.is_immediate());
+                self.other(request)
+            }
+        }
+    }
+
+    /// Nothing came for a while.
+    fn listen(&mut self) -> Result<(), End> {
+        let silence = self.last_heard.elapsed();
+        if silence > 2 * SILENCE {
+            return Err(End::Silent);
+        }
+        if silence > SILENCE && !self.is_asked {
+            self.is_asked = true;
+            let mut header = Header::response(response::NOP_IN);
+            header.set_u32(20, PING);
+            let mut reply = super::wire::Reply::with_room(self.session.digests(), 1, 0);
+            reply.add_request(&header, 0);
+            self.session.output.push(reply);
+            self.session.output.flush();
+        }
+        Ok(())
+    }
+
+    /// Whether a request is the one whose turn it is. What is outside of the window is passed over
+    /// (RFC 7143, section 4.2.2.1).
+    fn takes(&mut self, header: &Header) -> Result<bool, End> {
+        if header.is_immediate() {
+            return Ok(true);
+        }
+        let numbers = &self.session.output.numbers;
+        let expected = numbers.expected.load(Relaxed);
+        let room = numbers.max.load(Relaxed).wrapping_sub(expected) as i32;
+        let ahead = header.u32(24).wrapping_sub(expected) as i32;
+        if ahead == 0 && room >= 0 {
+            numbers.expected.store(expected.wrapping_add(1), Relaxed);
+            return Ok(true);
+        }
+        if ahead > 0 && ahead <= room {
+            // On the only connection of a session nothing can come in between any more.
+            return Err(End::Protocol("a command number was left out"));
+        }
+        Ok(false)
+    }
+
+    fn skip_data(&mut self) -> Result<(), InputError> {
+        let output = &self.session.output;
+        self.input.skip_data(|| output.flush())
+    }
+
+    fn data(&mut self) -> Result<&[u8], InputError> {
+        let output = &self.session.output;
+        self.input.data(|| output.flush())
+    }
+
+    fn other(&mut self, request: Request) -> Result<(), End> {
+        match request {
+            Request::Nop(nop) => self.nop(nop),
+            Request::TaskManagement(request) => {
+                self.skip_data()?;
+                self.manage(request);
+                Ok(())
+            }
+            Request::Text(text) => self.text(text),
+            Request::Logout(logout) => {
+                self.skip_data()?;
+                self.log_out(logout)
+            }
+            Request::Login(_) => Err(End::Protocol("a login request after the login")),
+            Request::Scsi(_) | Request::DataOut(_) => Ok(self.skip_data()?),
+        }
+    }
+
+    fn nop(&mut self, nop: NopOut) -> Result<(), End> {
+        let session = Arc::clone(&self.session);
+        let data = self.data()?;
+        if nop.tag == NO_TAG {
+            return Ok(());
+        }
+        let most = session.their_segment.load(Relaxed);
+        let mut header = Header::response(response::NOP_IN).for_task(nop.tag);
+        header.set_u32(20, NO_TAG);
+        header.set_lun(nop.lun);
+        session.send(&header, &data[..data.len().min(most)]);
+        Ok(())
+    }
+
+    fn reject(&self, reason: u8, header: &Header) {
+        let mut answer = Header::response(response::REJECT);
+        answer.0[2] = reason;
+        self.session.send(&answer, &header.0[..BHS]);
+    }
+}
+
+/// Commands and their data.
+impl Connection {
+    fn command(&mut self, header: &Header, command: ScsiCommand) -> Result<(), End> {
+        if !self.takes(header)? {
+            return Ok(self.skip_data()?);
+        }
+        let session = Arc::clone(&self.session);
+        if session.used.is_none() {
+            return Err(End::Protocol("a SCSI command in a discovery session"));
+        }
+        let immediate = header.data_len();
+        self.check_immediate(&command, immediate)?;
+        let number = match session.order.begin(command.tag, command.attribute) {
+            Ok(number) => number,
+            Err(Refused::TagInUse) => return Err(End::Protocol("a task's tag is in use")),
+            Err(Refused::Closed) => return Err(End::Logout),
+        };
+        let task = Task {
+            number,
+            command,
+            is_numbered: !header.is_immediate(),
+            prepared: scsi::prepare(&command.cdb).map_err(Box::new),
+            transfers: 0,
+        };
+        let wanted = task.wanted();
+        let is_all_there = immediate >= wanted && (command.is_final || !command.writes);
+        if !is_all_there {
+            return self.collect(task, wanted, immediate);
+        }
+        let output = &session.output;
+        let is_last = !self.input.is_more_there_than(immediate);
+        let data = self.input.data(|| output.flush())?;
+        let data = &data[..wanted];
+        if session.is_done_here(&task, !is_last) && session.order.start(number) {
+            session.perform(&task, data);
+            return Ok(());
+        }
+        let Some(grant) = session.server.budget.take(wanted) else {
+            session.finish(&task, session.status(&task, TASK_SET_FULL, None));
+            return Ok(());
+        };
+        session.dispatch(task, Buffer::of(data), Some(grant));
+        Ok(())
+    }
+
+    fn check_immediate(&self, command: &ScsiCommand, immediate: usize) -> Result<(), End> {
+        let parameters = &self.session.parameters;
+        if immediate == 0 {
+            return Ok(());
+        }
+        if !command.writes || !parameters.immediate_data {
+            return Err(End::Protocol("data with a command that may have none"));
+        }
+        let most = parameters.first_burst.min(command.expected) as usize;
+        if immediate > most {
+            return Err(End::Protocol("more data with a command than was agreed"));
+        }
+        Ok(())
+    }
+
+    /// Takes the data that came with a command, and goes for the rest.
+    fn collect(&mut self, task: Task, wanted: usize, immediate: usize) -> Result<(), End> {
+        let session = Arc::clone(&self.session);
+        let Some(grant) = session.server.budget.take(wanted) else {
+            self.skip_data()?;
+            session.finish(&task, session.status(&task, TASK_SET_FULL, None));
+            return Ok(());
+        };
+        let first_burst = session.parameters.first_burst.min(task.command.expected) as usize;
+        let mut collecting = Collecting {
+            data: Buffer::new(wanted),
+            grant: Some(grant),
+            got: 0,
+            until: first_burst,
+            transfer_tag: NO_TAG,
+            data_sn: 0,
+            task,
+        };
+        self.receive(&mut collecting, immediate)?;
+        let is_final = collecting.task.command.is_final;
+        if !is_final && session.parameters.initial_r2t {
+            return Err(End::Protocol("unsolicited data where none were agreed"));
+        }
+        if is_final {
+            self.go_on(collecting);
+        } else {
+            self.collecting
+                .insert(collecting.task.command.tag, collecting);
+        }
+        Ok(())
+    }
+
+    /// Takes the data of a PDU to where they belong. What nobody wants is dropped.
+    fn receive(&mut self, collecting: &mut Collecting, len: usize) -> Result<(), End> {
+        let output = Arc::clone(&self.session.output);
+        let (at, wanted) = (collecting.got, collecting.data.len());
+        if at + len <= wanted {
+            self.input
+                .data_into(&mut collecting.data[at..at + len], || output.flush())?;
+        } else {
+            let data = self.input.data(|| output.flush())?;
+            let here = wanted.saturating_sub(at);
+            collecting.data[wanted - here..].copy_from_slice(&data[..here]);
+        }
+        collecting.got += len;
+        Ok(())
+    }
+
+    fn data_out(&mut self, data: DataOut) -> Result<(), End> {
+        // Of a task that was given up, or not taken, more may be under way.
+        let Some(mut collecting) = self.collecting.remove(&data.tag) else {
+            return Ok(self.skip_data()?);
+        };
+        if self.session.order.is_given_up(collecting.task.number) {
+            self.session.drop_task(&collecting.task);
+            return Ok(self.skip_data()?);
+        }
+        let len = self.input.data_len();
+        if data.transfer_tag != collecting.transfer_tag {
+            return Err(End::Protocol("data for another R2T"));
+        }
+        if data.data_sn != collecting.data_sn {
+            // As if a PDU before it had been lost (RFC 7143, section 7.9): the task ends, and what else
+            // comes for it is passed over.
+            self.skip_data()?;
+            let session = &self.session;
+            let sense = Sense::data_lost();
+            session.finish(&collecting.task, session.check(&collecting.task, &sense));
+            return Ok(());
+        }
+        if data.offset as usize != collecting.got || collecting.got + len > collecting.until {
+            return Err(End::Protocol("data that were not asked for"));
+        }
+        self.receive(&mut collecting, len)?;
+        collecting.data_sn = collecting.data_sn.wrapping_add(1);
+        let is_solicited = collecting.transfer_tag != NO_TAG;
+        let is_complete = collecting.got == collecting.until;
+        match data.is_final {
+            true if is_solicited && !is_complete => {
+                Err(End::Protocol("a sequence of data ends early"))
+            }
+            false if is_complete => Err(End::Protocol("a sequence of data does not end")),
+            true => {
+                self.go_on(collecting);
+                Ok(())
+            }
+            false => {
+                self.collecting.insert(data.tag, collecting);
+                Ok(())
+            }
+        }
+    }
+
+    /// A sequence of data is complete: asks for the next one, or does the task.
+    fn go_on(&mut self, mut collecting: Collecting) {
+        let wanted = collecting.data.len();
+        if collecting.got >= wanted {
+            return self.complete(collecting);
+        }
+        let burst = self.session.parameters.max_burst as usize;
+        let len = (wanted - collecting.got).min(burst);
+        collecting.until = collecting.got + len;
+        collecting.transfer_tag = self.free_transfer_tag();
+        collecting.data_sn = 0;
+        let mut header = Header::response(response::R2T).for_task(collecting.task.command.tag);
+        header.set_lun(collecting.task.command.lun);
+        header.set_u32(20, collecting.transfer_tag);
+        header.set_u32(36, collecting.task.transfers);
+        header.set_u32(40, collecting.got as u32);
+        header.set_u32(44, len as u32);
+        collecting.task.transfers += 1;
+        let mut reply = super::wire::Reply::with_room(self.session.digests(), 1, 0);
+        reply.add_request(&header, 0);
+        self.session.output.push(reply);
+        self.collecting
+            .insert(collecting.task.command.tag, collecting);
+    }
+
+    fn free_transfer_tag(&mut self) -> u32 {
+        let tag = self.next_transfer;
+        let next = tag.wrapping_add(1);
+        self.next_transfer = if next == NO_TAG { MORE_TEXT + 1 } else { next };
+        tag
+    }
+
+    fn complete(&mut self, collecting: Collecting) {
+        let Collecting {
+            task, data, grant, ..
+        } = collecting;
+        let is_more_there = self.input.is_more_there_than(0);
+        let session = &self.session;
+        if session.is_done_here(&task, is_more_there) && session.order.start(task.number) {
+            session.perform(&task, &data);
+        } else {
+            session.dispatch(task, data, grant);
+        }
+    }
+}
+
+/// Task management, text, and the end.
+impl Connection {
+    fn manage(&mut self, request: TaskManagement) {
+        let session = Arc::clone(&self.session);
+        let is_unit = request.lun == 0 || request.lun == 0x4000 << 48;
+        let answer = match request.function {
+            Function::AbortTask => match session.order.find(request.referenced) {
+                Some(number) => {
+                    self.give_up(|of| of == number);
+                    0
+                }
+                None => 1,
+            },
+            _ if !is_unit => 2,
+            Function::AbortTaskSet | Function::ClearTaskSet => {
+                self.give_up(|_| true);
+                0
+            }
+            Function::LogicalUnitReset | Function::TargetWarmReset | Function::TargetColdReset => {
+                self.give_up(|_| true);
+                return self.reset(request.tag);
+            }
+            Function::TaskReassign => 4,
+            Function::ClearAca | Function::Unknown(_) => 5,
+        };
+        let tag = request.tag;
+        // What is given up but being done is waited for, and not here.
+        self.session.server.workers.run(move || {
+            session.order.wait_for_given_up();
+            answer_managing(&session, tag, answer);
+        });
+    }
+
+    fn reset(&self, tag: u32) {
+        let session = Arc::clone(&self.session);
+        self.session.server.workers.run(move || {
+            if let Some(used) = &session.used {
+                let all = session.server.sessions.of_unit(&used.unit);
+                all.iter().for_each(|other| other.give_up(|_| true));
+                all.iter().for_each(|other| other.order.wait_for_given_up());
+                used.unit.reset(&used.nexus);
+            }
+            answer_managing(&session, tag, 0);
+        });
+    }
+
+    /// Gives up tasks of this session, those among them whose data are coming in.
+    fn give_up(&mut self, which: impl Fn(u64) -> bool) {
+        self.session.give_up(&which);
+        let session = &self.session;
+        self.collecting.retain(|_, collecting| {
+            let goes = which(collecting.task.number);
+            if goes {
+                session.drop_task(&collecting.task);
+            }
+            !goes
+        });
+    }
+
+    fn text(&mut self, text: Text) -> Result<(), End> {
+        let output = Arc::clone(&self.session.output);
+        let data = self.input.data(|| output.flush())?;
+        if self.text.len() + data.len() > super::wire::MAX_TEXT {
+            return Err(End::Text(TextError::TooLong));
+        }
+        self.text.extend_from_slice(data);
+        if text.continues {
+            self.send_text(&text, true);
+            return Ok(());
+        }
+        let said = Pairs::parse(&std::mem::take(&mut self.text))?;
+        let asks_for_more = text.transfer_tag == MORE_TEXT && said.is_empty();
+        if !asks_for_more {
+            self.text_left = self.answer(&said).encode();
+        }
+        self.send_text(&text, false);
+        Ok(())
+    }
+
+    fn answer(&mut self, said: &Pairs) -> Pairs {
+        let mut answer = Pairs::default();
+        for (key, value) in said.iter() {
+            match key {
+                "SendTargets" => {
+                    self.session
+                        .server
+                        .send_targets(&self.session, value, &mut answer)
+                }
+                "MaxRecvDataSegmentLength" => {
+                    let mut parameters = self.session.parameters.clone();
+                    match parameters.renegotiate(key, value) {
+                        Some(text) => answer.push(key, text),
+                        None => self
+                            .session
+                            .their_segment
+                            .store(parameters.their_segment, Relaxed),
+                    }
+                }
+                _ => {
+                    let mut parameters = self.session.parameters.clone();
+                    if let Some(text) = parameters.renegotiate(key, value) {
+                        answer.push(key, text);
+                    }
+                }
+            }
+        }
+        answer
+    }
+
+    /// Sends as much text as one PDU takes; `waits` where the initiator has not said all yet.
+    fn send_text(&mut self, text: &Text, waits: bool) {
+        let most = self.session.their_segment.load(Relaxed);
+        let len = if waits {
+            0
+        } else {
+            self.text_left.len().min(most)
+        };
+        let piece: Vec<u8> = self.text_left.drain(..len).collect();
+        let mut header = Header::response(response::TEXT).for_task(text.tag);
+        header.set_lun(text.lun);
+        let goes_on = !waits && !self.text_left.is_empty();
+        if goes_on || waits {
+            header.clear_flag(0x80);
+            header.set_flag(if goes_on { 0x40 } else { 0 });
+            header.set_u32(20, MORE_TEXT);
+        } else {
+            header.set_u32(20, NO_TAG);
+        }
+        self.session.send(&header, &piece);
+    }
+
+    fn log_out(&mut self, logout: Logout) -> Result<(), End> {
+        let mut header = Header::response(response::LOGOUT).for_task(logout.tag);
+        header.set_u32(16, logout.tag);
+        let (answer, ends) = match logout.reason {
+            LogoutReason::CloseSession => (0, true),
+            LogoutReason::CloseConnection(cid) if cid == self.cid => (0, true),
+            LogoutReason::CloseConnection(_) => (1, false),
+            LogoutReason::Recovery => (2, false),
+        };
+        header.0[2] = answer;
+        if ends {
+            // What is under way is answered first.
+            self.session.order.close();
+            self.session.order.wait_for_given_up();
+        }
+        self.session.send(&header, &[]);
+        if ends { Err(End::Logout) } else { Ok(()) }
+    }
+}
+
+fn answer_managing(session: &Session, tag: u32, answer: u8) {
+    let mut header = Header::response(response::TASK_MANAGEMENT).for_task(tag);
+    header.0[2] = answer;
+    session.send(&header, &[]);
+    session.output.flush();
+}

@@ -1,0 +1,43 @@
+//! How disks are served over iSCSI.
+
+use std::net::SocketAddr;
+
+use crate::config::Glob;
+pub use crate::config::{Account, Secrets};
+
+/// What an iSCSI target is started with.
+#[derive(Clone, Debug)]
+pub struct IscsiOptions {
+    /// Where it listens.
+    pub listen: Vec<SocketAddr>,
+    /// The store's part of target names.
+    pub store: String,
+    /// The store's number, from which the disks' serial numbers are made.
+    pub uuid: [u8; 16],
+    /// Who may log in, by CHAP; everybody where there are none.
+    pub secrets: Option<Secrets>,
+    /// Which initiators may use which disks; the first that matches counts, and without one all may.
+    pub access: Vec<Access>,
+    /// Whether it may listen beyond this machine without secrets.
+    pub open: bool,
+    /// Sessions at the most.
+    pub sessions: usize,
+}
+
+/// Who may use some disks, and their snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Which disks.
+    pub disks: Glob,
+    /// The names of initiators that may.
+    pub initiators: Vec<Glob>,
+}
+
+impl IscsiOptions {
+    /// Whether an initiator may use a disk.
+    #[must_use]
+    pub fn allows(&self, initiator: &str, disk: &str) -> bool {
+        let rule = self.access.iter().find(|rule| rule.disks.matches(disk));
+        rule.is_none_or(|rule| rule.initiators.iter().any(|name| name.matches(initiator)))
+    }
+}

@@ -1,0 +1,348 @@
+//! The tasks of a session, in the order in which they came: which may be done now, and which are given
+//! up (SAM-5, chapter 8).
+
+use parking_lot::{Condvar, Mutex};
+
+use super::wire::Attribute;
+
+/// What is to be done for a task once it is its turn.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// The tasks of a session.
+#[derive(Default)]
+pub struct Order {
+    tasks: Mutex<Tasks>,
+    /// Signalled when a task has ended that was given up.
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct Tasks {
+    next: u64,
+    /// Oldest first.
+    unfinished: Vec<Task>,
+    /// Of these, how many are not simple.
+    special: usize,
+    /// No more tasks: the session ends.
+    closed: bool,
+}
+
+struct Task {
+    number: u64,
+    tag: u32,
+    attribute: Attribute,
+    state: State,
+    /// Its initiator gets no answer.
+    is_given_up: bool,
+}
+
+enum State {
+    /// Its data are coming in.
+    Collecting,
+    /// It could be done, but is not its turn.
+    Waiting(Job),
+    /// It is being done.
+    Running,
+}
+
+/// Why a task is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Another has its tag.
+    TagInUse,
+    /// The session ends.
+    Closed,
+}
+
+/// What became of a task that was to be done.
+pub enum Turn {
+    /// It is its turn: do it.
+    Now(Job),
+    /// It is done later, by whoever ends what it waits for.
+    Later,
+    /// It was given up meanwhile.
+    GivenUp,
+}
+
+impl Order {
+    /// A task has come. Returns its number.
+    ///
+    /// # Errors
+    /// Where it can't be taken.
+    pub fn begin(&self, tag: u32, attribute: Attribute) -> Result<u64, Refused> {
+        let mut tasks = self.tasks.lock();
+        if tasks.closed {
+            return Err(Refused::Closed);
+        }
+        if tasks.unfinished.iter().any(|task| task.tag == tag) {
+            return Err(Refused::TagInUse);
+        }
+        let number = tasks.next;
+        tasks.next += 1;
+        tasks.special += usize::from(attribute != Attribute::Simple);
+        tasks.unfinished.push(Task {
+            number,
+            tag,
+            attribute,
+            state: State::Collecting,
+            is_given_up: false,
+        });
+        Ok(number)
+    }
+
+    /// All of a task's data are there: whether it can be done at once, by the caller.
+    pub fn start(&self, number: u64) -> bool {
+        let mut tasks = self.tasks.lock();
+        if !tasks.is_turn_of(number) {
+            return false;
+        }
+        match tasks.get(number) {
+            Some(task) if !task.is_given_up => {
+                task.state = State::Running;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// As [`start`](Self::start); where it is not its turn, `job` is kept until it is.
+    pub fn start_or_wait(&self, number: u64, job: Job) -> Turn {
+        let mut tasks = self.tasks.lock();
+        let is_turn = tasks.is_turn_of(number);
+        match tasks.get(number) {
+            None => Turn::GivenUp,
+            Some(task) if task.is_given_up => {
+                self.remove(&mut tasks, number);
+                Turn::GivenUp
+            }
+            Some(task) if is_turn => {
+                task.state = State::Running;
+                Turn::Now(job)
+            }
+            Some(task) => {
+                task.state = State::Waiting(job);
+                Turn::Later
+            }
+        }
+    }
+
+    /// Whether a task was given up: nothing must be answered.
+    pub fn is_given_up(&self, number: u64) -> bool {
+        let mut tasks = self.tasks.lock();
+        tasks.get(number).is_none_or(|task| task.is_given_up)
+    }
+
+    /// A task is done. Returns the jobs whose turn it is now.
+    pub fn end(&self, number: u64) -> Vec<Job> {
+        let mut tasks = self.tasks.lock();
+        self.remove(&mut tasks, number);
+        tasks.take_turns()
+    }
+
+    /// How many there are.
+    pub fn unfinished(&self) -> usize {
+        self.tasks.lock().unfinished.len()
+    }
+
+    /// The number of the task with a tag.
+    pub fn find(&self, tag: u32) -> Option<u64> {
+        let tasks = self.tasks.lock();
+        let found = tasks.unfinished.iter().find(|task| task.tag == tag);
+        found.map(|task| task.number)
+    }
+
+    /// Gives up those tasks that are not done yet, and has those that are being done not answered.
+    /// Returns the jobs whose turn it is then, and how many tasks are over.
+    pub fn give_up(&self, which: impl Fn(u64) -> bool) -> (Vec<Job>, usize) {
+        let mut tasks = self.tasks.lock();
+        for task in tasks
+            .unfinished
+            .iter_mut()
+            .filter(|task| which(task.number))
+        {
+            task.is_given_up = true;
+        }
+        let over = |task: &Task| task.is_given_up && matches!(task.state, State::Waiting(_));
+        let before = tasks.unfinished.len();
+        tasks.unfinished.retain(|task| !over(task));
+        let removed = before - tasks.unfinished.len();
+        tasks.count_special();
+        (tasks.take_turns(), removed)
+    }
+
+    /// Returns when nothing that was given up is still being done.
+    pub fn wait_for_given_up(&self) {
+        let mut tasks = self.tasks.lock();
+        let runs = |task: &Task| task.is_given_up && matches!(task.state, State::Running);
+        while tasks.unfinished.iter().any(runs) {
+            self.ended.wait(&mut tasks);
+        }
+    }
+
+    /// Takes no more tasks, and gives all up.
+    pub fn close(&self) {
+        self.tasks.lock().closed = true;
+        drop(self.give_up(|_| true));
+    }
+
+    fn remove(&self, tasks: &mut Tasks, number: u64) {
+        let Some(at) = tasks
+            .unfinished
+            .iter()
+            .position(|task| task.number == number)
+        else {
+            return;
+        };
+        let task = tasks.unfinished.remove(at);
+        tasks.special -= usize::from(task.attribute != Attribute::Simple);
+        if task.is_given_up {
+            self.ended.notify_all();
+        }
+    }
+}
+
+impl Tasks {
+    fn get(&mut self, number: u64) -> Option<&mut Task> {
+        self.unfinished
+            .iter_mut()
+            .find(|task| task.number == number)
+    }
+
+    fn count_special(&mut self) {
+        let special = self
+            .unfinished
+            .iter()
+            .filter(|task| task.attribute != Attribute::Simple);
+        self.special = special.count();
+    }
+
+    fn is_turn_of(&self, number: u64) -> bool {
+        // Mostly there are simple ones alone.
+        if self.special == 0 {
+            return true;
+        }
+        let older = self
+            .unfinished
+            .iter()
+            .take_while(|task| task.number < number);
+        let own = self.unfinished.iter().find(|task| task.number == number);
+        match own.map(|task| task.attribute) {
+            None | Some(Attribute::HeadOfQueue) => true,
+            Some(Attribute::Ordered) => older.count() == 0,
+            Some(Attribute::Simple) => older
+                .into_iter()
+                .all(|task| task.attribute == Attribute::Simple),
+        }
+    }
+
+    /// Those that wait and need not any more.
+    fn take_turns(&mut self) -> Vec<Job> {
+        let waits = |task: &Task| matches!(task.state, State::Waiting(_));
+        let waiting: Vec<u64> = self
+            .unfinished
+            .iter()
+            .filter(|task| waits(task))
+            .map(|task| task.number)
+            .collect();
+        let mut jobs = Vec::new();
+        for number in waiting {
+            if self.is_turn_of(number)
+                && let Some(task) = self.get(number)
+                && let State::Waiting(job) = std::mem::replace(&mut task.state, State::Running)
+            {
+                jobs.push(job);
+            }
+        }
+        jobs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Attribute::{HeadOfQueue, Ordered, Simple};
+
+    fn waits(order: &Order, number: u64) -> bool {
+        matches!(order.start_or_wait(number, Box::new(|| {})), Turn::Later)
+    }
+
+    #[test]
+    fn simple_tasks_are_done_in_any_order() {
+        let order = Order::default();
+        let (a, b) = (
+            order.begin(1, Simple).unwrap(),
+            order.begin(2, Simple).unwrap(),
+        );
+        assert!(order.start(b) && order.start(a));
+        assert!(order.end(b).is_empty() && order.end(a).is_empty());
+        assert_eq!(order.unfinished(), 0);
+    }
+
+    #[test]
+    fn an_ordered_task_waits_for_all_before_it_and_is_waited_for() {
+        let order = Order::default();
+        let first = order.begin(1, Simple).unwrap();
+        let ordered = order.begin(2, Ordered).unwrap();
+        let last = order.begin(3, Simple).unwrap();
+        assert!(!order.start(ordered));
+        assert!(waits(&order, last) && waits(&order, ordered));
+        assert!(order.start(first));
+        assert_eq!(order.end(first).len(), 1, "the ordered one");
+        assert_eq!(order.end(ordered).len(), 1, "the last one");
+        assert!(order.end(last).is_empty());
+    }
+
+    #[test]
+    fn the_head_of_the_queue_waits_for_nothing() {
+        let order = Order::default();
+        let ordered = order.begin(1, Ordered).unwrap();
+        let head = order.begin(2, HeadOfQueue).unwrap();
+        let simple = order.begin(3, Simple).unwrap();
+        assert!(order.start(head) && waits(&order, simple));
+        assert!(order.end(head).is_empty(), "the ordered one is not done");
+        assert!(order.start(ordered));
+        assert_eq!(order.end(ordered).len(), 1);
+    }
+
+    #[test]
+    fn tags_are_used_once_at_a_time() {
+        let order = Order::default();
+        let number = order.begin(1, Simple).unwrap();
+        assert_eq!(order.begin(1, Simple), Err(Refused::TagInUse));
+        assert_eq!(order.find(1), Some(number));
+        order.end(number);
+        assert!(order.begin(1, Simple).is_ok());
+        order.close();
+        assert_eq!(order.begin(2, Simple), Err(Refused::Closed));
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_answered() {
+        let order = std::sync::Arc::new(Order::default());
+        let runs = order.begin(1, Ordered).unwrap();
+        let waiting = order.begin(2, Simple).unwrap();
+        let other = order.begin(3, Simple).unwrap();
+        assert!(order.start(runs) && waits(&order, waiting) && waits(&order, other));
+        let (jobs, over) = order.give_up(|number| number != other);
+        assert_eq!((jobs.len(), over), (0, 1));
+        assert!(order.is_given_up(runs) && order.is_given_up(waiting) && !order.is_given_up(other));
+        let waiter = std::sync::Arc::clone(&order);
+        let waiter = std::thread::spawn(move || waiter.wait_for_given_up());
+        assert_eq!(order.end(runs).len(), 1);
+        waiter.join().unwrap();
+    }
+
+    #[test]
+    fn data_of_a_task_that_was_given_up_lead_to_nothing() {
+        let order = Order::default();
+        let number = order.begin(1, Simple).unwrap();
+        order.give_up(|_| true);
+        order.wait_for_given_up();
+        assert!(!order.start(number));
+        assert!(matches!(
+            order.start_or_wait(number, Box::new(|| {})),
+            Turn::GivenUp
+        ));
+        assert_eq!(order.unfinished(), 0);
+    }
+}

@@ -1,0 +1,139 @@
+//! Disks and snapshots as targets. Each has a target of its own, with one logical unit, 0.
+//!
+//! Snapshots too: an initiator that logs in to a target attaches all its logical units, which would be
+//! hundreds of disks; and a number would have to be remembered for as long as there are others, where
+//! a name says which snapshot it is.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
+
+use super::names::{file_name, target_name};
+use super::scsi::Unit;
+use crate::base::split_snapshot_file_name;
+use crate::control::Commands;
+use crate::volume::{Node, VolumeError, Volumes};
+
+/// A disk or snapshot that can be logged in to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The target's name.
+    pub name: String,
+    /// The disk's name; of a snapshot, that of its disk.
+    pub disk: String,
+    /// What it is.
+    pub node: Node,
+}
+
+/// All targets of a store.
+pub(super) struct Targets {
+    volumes: Arc<Volumes>,
+    commands: Arc<dyn Commands>,
+    store: String,
+    uuid: [u8; 16],
+    /// Those that are used, and those that have something to remember.
+    units: Mutex<FxHashMap<Node, Arc<Unit>>>,
+}
+
+impl Targets {
+    /// Over an open store.
+    pub fn new(
+        volumes: Arc<Volumes>,
+        commands: Arc<dyn Commands>,
+        store: String,
+        uuid: [u8; 16],
+    ) -> Self {
+        Self {
+            volumes,
+            commands,
+            store,
+            uuid,
+            units: Mutex::default(),
+        }
+    }
+
+    /// The target of this name.
+    pub fn find(&self, name: &str) -> Option<Target> {
+        let file = file_name(&self.store, name)?;
+        let node = self.volumes.lookup(&file)?;
+        Some(Self::target(name.to_owned(), &file, node))
+    }
+
+    /// All targets, in the order of their files' names.
+    pub fn list(&self) -> Vec<Target> {
+        let files = self.volumes.list().into_iter();
+        let targets = files.filter_map(|(file, node)| {
+            let name = target_name(&self.store, &file)?;
+            Some(Self::target(name, &file, node))
+        });
+        targets.collect()
+    }
+
+    fn target(name: String, file: &str, node: Node) -> Target {
+        let disk = split_snapshot_file_name(file).map_or(file, |(disk, _)| disk);
+        Target {
+            name,
+            disk: disk.to_owned(),
+            node,
+        }
+    }
+
+    /// Opens the logical unit of a target, for one session.
+    ///
+    /// # Errors
+    /// Where it is gone.
+    pub fn open(&self, target: &Target) -> Result<Arc<Unit>, VolumeError> {
+        self.volumes.open(target.node)?;
+        let serial = match self.serial(target.node) {
+            Ok(serial) => serial,
+            Err(error) => {
+                self.volumes.close(target.node);
+                return Err(error);
+            }
+        };
+        let mut units = self.units.lock();
+        // What was deleted meanwhile, and nobody uses, has nothing to remember.
+        units.retain(|node, unit| Arc::strong_count(unit) > 1 || self.volumes.size(*node).is_ok());
+        let make = || {
+            let (volumes, commands) = (Arc::clone(&self.volumes), Arc::clone(&self.commands));
+            Arc::new(Unit::new(
+                volumes,
+                commands,
+                target.node,
+                target.name.clone(),
+                serial,
+            ))
+        };
+        Ok(Arc::clone(units.entry(target.node).or_insert_with(make)))
+    }
+
+    /// A session ends.
+    pub fn close(&self, unit: Arc<Unit>) {
+        let node = unit.node;
+        drop(unit);
+        let mut units = self.units.lock();
+        let unused = |unit: &Arc<Unit>| Arc::strong_count(unit) == 1 && unit.is_forgettable();
+        if units.get(&node).is_some_and(unused) {
+            units.remove(&node);
+        }
+        drop(units);
+        self.volumes.close(node);
+    }
+
+    /// A number that is the same whenever the store is opened, and no other disk's.
+    fn serial(&self, node: Node) -> Result<[u8; 16], VolumeError> {
+        let (one, other) = self.volumes.identity(node)?;
+        let kind = [u8::from(matches!(node, Node::Snapshot(_)))];
+        let digest = Sha256::new()
+            .chain_update(self.uuid)
+            .chain_update(kind)
+            .chain_update(one.to_be_bytes())
+            .chain_update(other.to_be_bytes())
+            .finalize();
+        let mut serial = [0; 16];
+        serial.copy_from_slice(&digest[..16]);
+        Ok(serial)
+    }
+}

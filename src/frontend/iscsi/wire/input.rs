@@ -1,0 +1,365 @@
+//! PDUs out of a socket. One system call brings as many as there are; big data goes past the buffer.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::Digests;
+use super::header::{BHS, Header, MAX_DATA_SEGMENT, padded};
+use crate::base::checksum;
+
+/// Bytes of a digest.
+const DIGEST: usize = 4;
+/// A PDU with the most data and additional headers that we take.
+const LARGEST: usize = BHS + 255 * 4 + DIGEST + MAX_DATA_SEGMENT + DIGEST;
+/// How long a PDU that has begun may pause.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why nothing more comes out of a socket.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The initiator closed the connection between two PDUs.
+    #[error("the initiator closed the connection")]
+    Closed,
+    /// It did so within one.
+    #[error("the connection ended within a PDU")]
+    Cut,
+    /// A PDU began and did not go on.
+    #[error("a PDU stopped half-way")]
+    Stalled,
+    /// A header does not match its digest: nothing after it can be told apart.
+    #[error("a header does not match its digest")]
+    HeaderDigest,
+    /// Data does not match its digest.
+    #[error("data does not match its digest")]
+    DataDigest,
+    /// More data than we said we take.
+    #[error("a PDU with {0} bytes of data; {MAX_DATA_SEGMENT} are allowed")]
+    TooLong(usize),
+    /// The host's word.
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub struct Input {
+    socket: TcpStream,
+    bytes: Vec<u8>,
+    /// What has not been looked at: start <= end.
+    start: usize,
+    end: usize,
+    /// Data of the last header that has not been taken.
+    data: usize,
+    digests: Digests,
+    deadline: Option<Instant>,
+    last: Option<Header>,
+}
+
+impl Input {
+    /// Over a socket whose reads time out from time to time.
+    pub fn new(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            bytes: vec![0; LARGEST.next_multiple_of(4096)],
+            start: 0,
+            end: 0,
+            data: 0,
+            digests: Digests::default(),
+            deadline: None,
+            last: None,
+        }
+    }
+
+    /// The header that came last, good or bad.
+    pub fn last_header(&self) -> Option<&Header> {
+        self.last.as_ref()
+    }
+
+    /// Until when PDUs that have begun may take at all, if that matters.
+    pub fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    /// From the next PDU on.
+    pub fn set_digests(&mut self, digests: Digests) {
+        self.digests = digests;
+    }
+
+    /// The next header, or nothing where none came for a while. `before_waiting` is called where the
+    /// socket has to be waited for.
+    ///
+    /// # Errors
+    /// Where none will come, or it can't be trusted.
+    pub fn header(&mut self, before_waiting: impl Fn()) -> Result<Option<Header>, InputError> {
+        debug_assert_eq!(self.data, 0, "data was left");
+        if self.end == self.start {
+            before_waiting();
+            if !self.fill()? {
+                return Ok(None);
+            }
+        }
+        self.have(BHS, &before_waiting)?;
+        let mut header = Header([0; BHS]);
+        header
+            .0
+            .copy_from_slice(&self.bytes[self.start..self.start + BHS]);
+        let len = BHS + header.ahs_len();
+        if self.digests.header {
+            self.have(len + DIGEST, &before_waiting)?;
+            let (covered, digest) = self.bytes[self.start..].split_at(len);
+            if checksum(covered).0.to_le_bytes() != digest[..DIGEST] {
+                return Err(InputError::HeaderDigest);
+            }
+            self.start += len + DIGEST;
+        } else {
+            self.have(len, &before_waiting)?;
+            self.start += len;
+        }
+        self.last = Some(header);
+        self.data = header.data_len();
+        if self.data > MAX_DATA_SEGMENT {
+            return Err(InputError::TooLong(self.data));
+        }
+        Ok(Some(header))
+    }
+
+    /// The data of the PDU whose header came last.
+    ///
+    /// # Errors
+    /// Where it does not come or match its digest.
+    pub fn data(&mut self, before_waiting: impl Fn()) -> Result<&[u8], InputError> {
+        let len = std::mem::take(&mut self.data);
+        if len == 0 {
+            return Ok(&[]);
+        }
+        let digest = if self.digests.data { DIGEST } else { 0 };
+        self.have(padded(len) + digest, &before_waiting)?;
+        let (data, rest) = self.bytes[self.start..].split_at(padded(len));
+        if self.digests.data && checksum(data).0.to_le_bytes() != rest[..DIGEST] {
+            return Err(InputError::DataDigest);
+        }
+        let start = self.start;
+        self.start += padded(len) + digest;
+        Ok(&self.bytes[start..start + len])
+    }
+
+    /// The same, into `to`, which has the data's length; what has not come yet goes straight there.
+    ///
+    /// # Errors
+    /// As [`data`](Self::data).
+    pub fn data_into(
+        &mut self,
+        to: &mut [u8],
+        before_waiting: impl Fn(),
+    ) -> Result<(), InputError> {
+        // The padding and a digest behind it are small: those come through the buffer.
+        debug_assert_eq!(to.len(), self.data);
+        if self.digests.data || self.end - self.start >= padded(to.len()) {
+            to.copy_from_slice(self.data(before_waiting)?);
+            return Ok(());
+        }
+        let len = std::mem::take(&mut self.data);
+        let here = (self.end - self.start).min(len);
+        to[..here].copy_from_slice(&self.bytes[self.start..self.start + here]);
+        self.start += here;
+        let (mut at, mut since) = (here, Instant::now());
+        while at < len {
+            match receive(&mut self.socket, &mut to[at..])? {
+                Some(got) => (at, since) = (at + got, Instant::now()),
+                None if self.is_late(since) => return Err(InputError::Stalled),
+                None => {}
+            }
+        }
+        self.have(padded(len) - len, &before_waiting)?;
+        self.start += padded(len) - len;
+        Ok(())
+    }
+
+    /// Bytes of data that the PDU has whose header came last.
+    #[must_use]
+    pub fn data_len(&self) -> usize {
+        self.data
+    }
+
+    /// Whether more has come than was taken, beside so many bytes of data.
+    #[must_use]
+    pub fn is_more_there_than(&self, data: usize) -> bool {
+        self.end > self.start + padded(data)
+    }
+
+    /// Passes over the data of the PDU whose header came last.
+    ///
+    /// # Errors
+    /// As [`data`](Self::data).
+    pub fn skip_data(&mut self, before_waiting: impl Fn()) -> Result<(), InputError> {
+        self.data(before_waiting).map(|_| ())
+    }
+
+    /// Waits until so many bytes are in the buffer.
+    fn have(&mut self, len: usize, before_waiting: &impl Fn()) -> Result<(), InputError> {
+        if self.end - self.start >= len {
+            return Ok(());
+        }
+        before_waiting();
+        let mut since = Instant::now();
+        while self.end - self.start < len {
+            match self.fill() {
+                Ok(true) => since = Instant::now(),
+                Ok(false) if self.is_late(since) => return Err(InputError::Stalled),
+                Ok(false) => {}
+                Err(InputError::Closed) => return Err(InputError::Cut),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_late(&self, since: Instant) -> bool {
+        let over = self
+            .deadline
+            .is_some_and(|deadline| Instant::now() > deadline);
+        over || since.elapsed() > PATIENCE
+    }
+
+    /// Receives what there is; nothing where none comes for a while.
+    fn fill(&mut self) -> Result<bool, InputError> {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        } else if self.bytes.len() - self.start < LARGEST {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        match receive(&mut self.socket, &mut self.bytes[self.end..])? {
+            Some(got) => {
+                self.end += got;
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+}
+
+/// Some bytes, or nothing where none come for a while.
+fn receive(socket: &mut TcpStream, to: &mut [u8]) -> Result<Option<usize>, InputError> {
+    loop {
+        return match socket.read(to) {
+            Ok(0) => Err(InputError::Closed),
+            Ok(got) => Ok(Some(got)),
+            Err(error) => match error.kind() {
+                ErrorKind::Interrupted => continue,
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(None),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Err(InputError::Closed),
+                _ => Err(InputError::Io(error)),
+            },
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn pair() -> (TcpStream, Input) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        (client, Input::new(server))
+    }
+
+    fn pdu(data: &[u8], digests: Digests) -> Vec<u8> {
+        let mut header = Header::response(0x05);
+        header.set_data_len(data.len());
+        let mut bytes = header.0.to_vec();
+        if digests.header {
+            bytes.extend(checksum(&header.0).0.to_le_bytes());
+        }
+        let mut data = data.to_vec();
+        data.resize(padded(data.len()), 0);
+        bytes.extend(&data);
+        if digests.data && !data.is_empty() {
+            bytes.extend(checksum(&data).0.to_le_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn pdus_come_out_however_they_are_cut() {
+        for digests in [
+            Digests::default(),
+            Digests {
+                header: true,
+                data: true,
+            },
+        ] {
+            let (mut client, mut input) = pair();
+            input.set_digests(digests);
+            let big: Vec<u8> = (0..100_001u32).map(|n| n as u8).collect();
+            let wire = [pdu(b"abc", digests), pdu(b"", digests), pdu(&big, digests)].concat();
+            let sender = std::thread::spawn(move || {
+                for piece in wire.chunks(37) {
+                    client.write_all(piece).unwrap();
+                }
+                client
+            });
+            let mut next = || loop {
+                if let Some(header) = input.header(|| {}).unwrap() {
+                    break header;
+                }
+            };
+            assert_eq!(next().data_len(), 3);
+            assert_eq!(input.data(|| {}).unwrap(), b"abc");
+            let mut next = || loop {
+                if let Some(header) = input.header(|| {}).unwrap() {
+                    break header;
+                }
+            };
+            assert_eq!(next().data_len(), 0);
+            let len = next().data_len();
+            let mut data = vec![0; len];
+            input.data_into(&mut data, || {}).unwrap();
+            assert!(data == big);
+            drop(sender.join().unwrap());
+            assert!(matches!(input.header(|| {}), Err(InputError::Closed)));
+        }
+    }
+
+    #[test]
+    fn what_does_not_match_its_digest_is_refused() {
+        let both = Digests {
+            header: true,
+            data: true,
+        };
+        for (at, is_header) in [(20, true), (54, false)] {
+            let (mut client, mut input) = pair();
+            input.set_digests(both);
+            let mut bytes = pdu(b"abcd", both);
+            bytes[at] ^= 1;
+            client.write_all(&bytes).unwrap();
+            match input.header(|| {}) {
+                Err(InputError::HeaderDigest) => assert!(is_header),
+                Ok(Some(_)) => assert!(matches!(input.data(|| {}), Err(InputError::DataDigest))),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_or_overlong_pdu_ends_it() {
+        let (mut client, mut input) = pair();
+        client.write_all(&[0; 20]).unwrap();
+        drop(client);
+        assert!(matches!(input.header(|| {}), Err(InputError::Cut)));
+        let (mut client, mut input) = pair();
+        let mut header = Header::response(0x05);
+        header.set_data_len(MAX_DATA_SEGMENT + 1);
+        client.write_all(&header.0).unwrap();
+        assert!(matches!(input.header(|| {}), Err(InputError::TooLong(_))));
+    }
+}

@@ -1,0 +1,169 @@
+//! Snapshots that the daemon takes by itself, over a real mount.
+
+#![allow(clippy::unwrap_used, reason = "tests may")]
+
+mod common;
+
+use common::{TestStore, wait_until};
+
+/// A mounted store with these schedules.
+fn scheduled(schedules: &str) -> TestStore {
+    let mut store = TestStore::unmounted(&["--size", "1GiB"]);
+    set(&store, schedules);
+    store.mount();
+    store
+}
+
+fn set(store: &TestStore, schedules: &str) {
+    let settings = store.store().join("store.yaml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let text = text.split("\nsnapshots:").next().unwrap().to_owned();
+    std::fs::write(&settings, format!("{text}\nsnapshots:\n{schedules}")).unwrap();
+}
+
+/// The names of a disk's snapshots, without the disk's.
+fn snapshots(store: &TestStore, disk: &str) -> Vec<String> {
+    let files = std::fs::read_dir(store.mnt()).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let of_disk =
+        names.filter_map(|name| Some(name.strip_prefix(disk)?.strip_prefix('@')?.to_owned()));
+    let mut found: Vec<String> = of_disk.collect();
+    found.sort();
+    found
+}
+
+fn of_schedule(store: &TestStore, disk: &str, schedule: &str) -> Vec<String> {
+    let mut names = snapshots(store, disk);
+    names.retain(|name| name.starts_with(&format!("{schedule}-2")));
+    names
+}
+
+#[test]
+fn snapshots_come_and_go_and_what_a_person_named_stays() {
+    if !common::able(&[]) {
+        return;
+    }
+    let store = scheduled("  - {name: often, disks: \"*.img\", every: 1s, keep: {last: 3}}\n");
+    for disk in ["a.img", "b.img", "c.raw"] {
+        store.make(disk, 1 << 20);
+    }
+    store.snapshot("a.img", "mine");
+    wait_until("there are snapshots", || {
+        of_schedule(&store, "a.img", "often").len() >= 2
+    });
+    let kept = of_schedule(&store, "a.img", "often").remove(0);
+    store
+        .control(&format!("rename a.img@{kept} a.img@keep-this"))
+        .unwrap();
+    // One that only looks like it: taken by a person, and old.
+    store.snapshot("a.img", "often-2001-01-01T00-00-00Z");
+    let first = of_schedule(&store, "b.img", "often").remove(0);
+    wait_until("old ones go", || {
+        !snapshots(&store, "b.img").contains(&first)
+    });
+    wait_until("both have the same", || {
+        let (a, b) = (
+            of_schedule(&store, "a.img", "often"),
+            of_schedule(&store, "b.img", "often"),
+        );
+        b.len() == 3 && b.iter().all(|name| a.contains(name))
+    });
+    let a = snapshots(&store, "a.img");
+    for stays in ["mine", "keep-this", "often-2001-01-01T00-00-00Z"] {
+        assert!(a.contains(&stays.to_owned()), "{stays}: {a:?}");
+    }
+    assert!(snapshots(&store, "c.raw").is_empty());
+}
+
+#[test]
+fn what_was_missed_is_made_up_for_once() {
+    if !common::able(&[]) {
+        return;
+    }
+    let mut store = scheduled("  - {name: later, disks: \"*\", every: 8784h}\n");
+    store.make("a.img", 1 << 20);
+    store.unmount();
+    assert!(store.store().join("schedules.yaml").exists());
+    // As if it had been away for years.
+    let file = store.store().join("schedules.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let last = text.lines().find(|line| line.contains("last:")).unwrap();
+    std::fs::write(&file, text.replace(last, "  last: 1000000000")).unwrap();
+    store.mount();
+    wait_until("it is made up for", || {
+        !of_schedule(&store, "a.img", "later").is_empty()
+    });
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    store.remount();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(of_schedule(&store, "a.img", "later").len(), 1);
+}
+
+#[test]
+fn hooks_decide_and_are_told() {
+    if !common::able(&[]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let told = |what: &str| {
+        format!(
+            "echo {what} $SNAPMARK_SCHEDULE $SNAPMARK_DISKS $SNAPMARK_RESULT >> {}",
+            log.display()
+        )
+    };
+    let store = scheduled(&format!(
+        "  - {{name: good, disks: \"a*\", every: 1s, before: \"{}\", after: \"{}\"}}\n\
+         \x20 - {{name: bad, disks: \"b*\", every: 1s, before: \"exit 1\", after: \"{}\"}}\n",
+        told("before"),
+        told("after"),
+        told("after"),
+    ));
+    store.make("a.img", 1 << 20);
+    store.make("b.img", 1 << 20);
+    wait_until("hooks are run", || {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        [
+            "before good a.img",
+            "after good a.img ok",
+            "after bad b.img failed",
+        ]
+        .iter()
+        .all(|line| said.lines().any(|said| said.trim() == *line))
+    });
+    assert!(!of_schedule(&store, "a.img", "good").is_empty());
+    assert!(snapshots(&store, "b.img").is_empty());
+}
+
+#[test]
+fn wrong_schedules_are_refused_with_their_place() {
+    if !common::able(&[]) {
+        return;
+    }
+    for (schedules, why) in [
+        ("  - {name: n, disks: \"*\"}\n", "'every' or 'at'"),
+        (
+            "  - {name: n, disks: \"*\", every: 1m, at: \"@daily\"}\n",
+            "'every' or 'at'",
+        ),
+        (
+            "  - {name: n, disks: \"*\", every: 1m, keep: {}}\n",
+            "keeps nothing",
+        ),
+        ("  - {name: a/b, disks: \"*\", every: 1m}\n", "'/'"),
+        (
+            "  - {name: n, disks: \"*\", at: \"99 * * * *\"}\n",
+            "0 to 59",
+        ),
+        (
+            "  - {name: n, disks: a, every: 1m}\n  - {name: n, disks: b, every: 1m}\n",
+            "two schedules",
+        ),
+    ] {
+        let store = TestStore::unmounted(&["--size", "1GiB"]);
+        set(&store, schedules);
+        let (store_dir, mnt) = (common::text(&store.store()), common::text(&store.mnt()));
+        let (_, said) = common::run_failing(common::SNAPMARK, ["mount", &store_dir, &mnt]);
+        assert!(said.contains(why) && said.contains("store.yaml:"), "{said}");
+    }
+}
