@@ -163,6 +163,8 @@ impl At {
     fn session(&self) -> Result<Initiator> {
         let who = Identity {
             initiator: "iqn.2026-11.io.snapmark:bench".to_owned(),
+            // tgt takes one of zeros for none.
+            isid: [0x80, 0, 0, 0, 0, 1],
             target: Some(self.target.clone()),
             lun: self.lun,
             ..Identity::default()

@@ -18,6 +18,8 @@ use super::wire::{
 
 /// Commands that a session may have under way.
 const WINDOW: u32 = 128;
+/// Reads that are kept back at the most until they are left to others.
+const MANY_READS: usize = 32;
 /// How long an initiator may be silent before it is asked whether it is still there, and how long it
 /// may take to answer.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -84,6 +86,8 @@ pub(super) struct Connection {
     cid: u16,
     input: Input,
     collecting: FxHashMap<u32, Collecting>,
+    /// Reads that are left to others, until all that has come is looked at.
+    reads: Vec<Task>,
     next_transfer: u32,
     /// Text that has come in part.
     text: Vec<u8>,
@@ -107,6 +111,7 @@ impl Connection {
             cid,
             input,
             collecting: FxHashMap::default(),
+            reads: Vec::new(),
             next_transfer: MORE_TEXT + 1,
             text: Vec::new(),
             text_left: Vec::new(),
@@ -122,6 +127,7 @@ impl Connection {
                 break end;
             }
         };
+        self.session.perform_reads(std::mem::take(&mut self.reads));
         if let (Some(reason), Some(header)) = (end.reject_reason(), self.input.last_header()) {
             self.reject(reason, header);
         }
@@ -131,6 +137,9 @@ impl Connection {
     }
 
     fn next(&mut self) -> Result<(), End> {
+        if !self.input.is_more_there_than(0) || self.reads.len() >= MANY_READS {
+            self.session.perform_reads(std::mem::take(&mut self.reads));
+        }
         self.session.output.wait_while_much_waits();
         let output = Arc::clone(&self.session.output);
         let Some(header) = self.input.header(|| output.flush())? else {
@@ -275,6 +284,10 @@ impl Connection {
         let data = &data[..wanted];
         if session.is_done_here(&task, !is_last) && session.order.start(number) {
             session.perform(&task, data);
+            return Ok(());
+        }
+        if task.is_read() && session.order.start(number) {
+            self.reads.push(task);
             return Ok(());
         }
         let Some(grant) = session.server.budget.take(wanted) else {

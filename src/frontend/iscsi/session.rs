@@ -19,6 +19,8 @@ use crate::volume::{Extent, Node};
 const QUICK_READ: Duration = Duration::from_micros(25);
 /// Bytes above which a transfer is left to another thread, unless nothing else is to be done.
 const LONG: u64 = 64 << 10;
+/// Threads that reads which came together are shared out to.
+const READ_SHARES: usize = 8;
 /// SCSI status codes.
 const CHECK_CONDITION: u8 = 0x02;
 const RESERVATION_CONFLICT: u8 = 0x18;
@@ -55,6 +57,11 @@ impl Task {
             0
         };
         self.data_out().min(u64::from(sent)) as usize
+    }
+
+    /// Whether it reads blocks.
+    pub fn is_read(&self) -> bool {
+        self.prepared.as_ref().is_ok_and(Prepared::is_read)
     }
 
     fn is_unit(&self) -> bool {
@@ -192,6 +199,20 @@ impl Session {
             Answer::Conflict => self.status(task, RESERVATION_CONFLICT, None),
         };
         self.finish(task, reply);
+    }
+
+    /// Has reads that came together, and whose turn it is, done by as many threads as there are for that:
+    /// each does several, so that there are fewer to wake up, and their answers go out together.
+    pub fn perform_reads(self: &Arc<Self>, mut reads: Vec<Task>) {
+        let share = reads.len().div_ceil(READ_SHARES);
+        while !reads.is_empty() {
+            let rest = reads.split_off(share.min(reads.len()));
+            let (session, share) = (Arc::clone(self), std::mem::replace(&mut reads, rest));
+            self.server.readers.run(move || {
+                share.iter().for_each(|task| session.perform(task, &[]));
+                session.output.flush();
+            });
+        }
     }
 
     /// Has a task done by another thread, when it is its turn.
