@@ -288,6 +288,27 @@ fn an_initiator_that_takes_nothing_holds_nobody_up() {
     }
 }
 
+/// With the same system call as reads that are not done yet.
+#[test]
+fn a_logout_right_behind_commands_is_answered() {
+    let lab = Lab::new();
+    for _ in 0..20 {
+        let mut session = lab.session("hasty", "disk");
+        for number in 0..20 {
+            session
+                .start(&ten(0x28, number * 8, 8), Transfer::In(4096))
+                .unwrap();
+        }
+        // What comes before its answer is not waited for.
+        let mut socket = session.socket().try_clone().unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let _ = session.log_out();
+        assert!(is_closed(&mut socket));
+    }
+}
+
 #[test]
 fn an_initiator_that_dies_leaves_whole_writes() {
     let lab = Lab::new();

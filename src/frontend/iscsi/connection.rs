@@ -594,7 +594,8 @@ impl Connection {
         };
         header.0[2] = answer;
         if ends {
-            // What is under way is answered first.
+            // What is being done comes to its end first.
+            self.session.perform_reads(std::mem::take(&mut self.reads));
             self.session.order.close();
             self.session.order.wait_for_given_up();
         }
