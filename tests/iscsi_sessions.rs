@@ -207,6 +207,29 @@ fn a_new_session_of_a_port_ends_the_old_one() {
 }
 
 #[test]
+fn of_logins_of_one_port_at_the_same_time_one_is_left() {
+    let lab = Lab::new();
+    for _ in 0..10 {
+        let log_in = || Initiator::log_in(lab.portal, &identity("twin", "disk"));
+        let sessions: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(log_in)).collect();
+            threads
+                .into_iter()
+                .filter_map(|t| t.join().unwrap().ok())
+                .collect()
+        });
+        let works = |mut session: Initiator| session.command(&[0; 6], Transfer::None).is_ok();
+        assert_eq!(
+            sessions
+                .into_iter()
+                .filter_map(|s| works(s).then_some(()))
+                .count(),
+            1
+        );
+    }
+}
+
+#[test]
 fn there_are_so_many_sessions_and_no_more() {
     let mut options = options();
     options.sessions = 3;

@@ -261,7 +261,11 @@ impl Connection {
         }
         let immediate = header.data_len();
         self.check_immediate(&command, immediate)?;
-        let number = match session.order.begin(command.tag, command.attribute) {
+        let is_numbered = !header.is_immediate();
+        let begun = session
+            .order
+            .begin(command.tag, command.attribute, is_numbered);
+        let number = match begun {
             Ok(number) => number,
             Err(Refused::TagInUse) => return Err(End::Protocol("a task's tag is in use")),
             Err(Refused::Closed) => return Err(End::Logout),
@@ -269,7 +273,7 @@ impl Connection {
         let task = Task {
             number,
             command,
-            is_numbered: !header.is_immediate(),
+            is_numbered,
             prepared: scsi::prepare(&command.cdb).map_err(Box::new),
             transfers: 0,
         };
@@ -286,7 +290,7 @@ impl Connection {
             session.perform(&task, data);
             return Ok(());
         }
-        if task.is_read() && session.order.start(number) {
+        if task.is_read() && session.order.queue(number) {
             self.reads.push(task);
             return Ok(());
         }

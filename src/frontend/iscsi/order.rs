@@ -31,6 +31,8 @@ struct Task {
     number: u64,
     tag: u32,
     attribute: Attribute,
+    /// Whether it has a command number of its own.
+    is_numbered: bool,
     state: State,
     /// Its initiator gets no answer.
     is_given_up: bool,
@@ -41,6 +43,8 @@ enum State {
     Collecting,
     /// It could be done, but is not its turn.
     Waiting(Job),
+    /// It is its turn, and a thread will do it.
+    Queued,
     /// It is being done.
     Running,
 }
@@ -69,7 +73,7 @@ impl Order {
     ///
     /// # Errors
     /// Where it can't be taken.
-    pub fn begin(&self, tag: u32, attribute: Attribute) -> Result<u64, Refused> {
+    pub fn begin(&self, tag: u32, attribute: Attribute, is_numbered: bool) -> Result<u64, Refused> {
         let mut tasks = self.tasks.lock();
         if tasks.closed {
             return Err(Refused::Closed);
@@ -84,6 +88,7 @@ impl Order {
             number,
             tag,
             attribute,
+            is_numbered,
             state: State::Collecting,
             is_given_up: false,
         });
@@ -92,20 +97,23 @@ impl Order {
 
     /// All of a task's data are there: whether it can be done at once, by the caller.
     pub fn start(&self, number: u64) -> bool {
-        let mut tasks = self.tasks.lock();
-        if !tasks.is_turn_of(number) {
-            return false;
-        }
-        match tasks.get(number) {
-            Some(task) if !task.is_given_up => {
-                task.state = State::Running;
-                true
-            }
-            _ => false,
-        }
+        self.tasks.lock().enter(number, State::Running)
     }
 
-    /// As [`start`](Self::start); where it is not its turn, `job` is kept until it is.
+    /// As [`start`](Self::start), by a thread that calls [`run`](Self::run) when it comes to it.
+    pub fn queue(&self, number: u64) -> bool {
+        self.tasks.lock().enter(number, State::Queued)
+    }
+
+    /// A thread comes to a task that was left to it. Whether it is to do it: where it was given up
+    /// meanwhile, nothing of it happens.
+    pub fn run(&self, number: u64) -> bool {
+        let mut tasks = self.tasks.lock();
+        let task = tasks.get(number);
+        task.map(|task| task.state = State::Running).is_some()
+    }
+
+    /// As [`queue`](Self::queue); where it is not its turn, `job` is kept until it is.
     pub fn start_or_wait(&self, number: u64, job: Job) -> Turn {
         let mut tasks = self.tasks.lock();
         let is_turn = tasks.is_turn_of(number);
@@ -116,7 +124,7 @@ impl Order {
                 Turn::GivenUp
             }
             Some(task) if is_turn => {
-                task.state = State::Running;
+                task.state = State::Queued;
                 Turn::Now(job)
             }
             Some(task) => {
@@ -152,7 +160,8 @@ impl Order {
     }
 
     /// Gives up those tasks that are not done yet, and has those that are being done not answered.
-    /// Returns the jobs whose turn it is then, and how many tasks are over.
+    /// Returns the jobs whose turn it is then, and how many of the tasks that are over had a command
+    /// number.
     pub fn give_up(&self, which: impl Fn(u64) -> bool) -> (Vec<Job>, usize) {
         let mut tasks = self.tasks.lock();
         for task in tasks
@@ -162,15 +171,19 @@ impl Order {
         {
             task.is_given_up = true;
         }
-        let over = |task: &Task| task.is_given_up && matches!(task.state, State::Waiting(_));
-        let before = tasks.unfinished.len();
-        tasks.unfinished.retain(|task| !over(task));
-        let removed = before - tasks.unfinished.len();
+        let mut numbered = 0;
+        tasks.unfinished.retain(|task| {
+            let is_idle = matches!(task.state, State::Waiting(_) | State::Queued);
+            let is_over = task.is_given_up && is_idle;
+            numbered += usize::from(is_over && task.is_numbered);
+            !is_over
+        });
         tasks.count_special();
-        (tasks.take_turns(), removed)
+        (tasks.take_turns(), numbered)
     }
 
-    /// Returns when nothing that was given up is still being done.
+    /// Returns when nothing that was given up is still being done. Only what a thread is at counts: a pool
+    /// whose threads wait here would never come to what is queued.
     pub fn wait_for_given_up(&self) {
         let mut tasks = self.tasks.lock();
         let runs = |task: &Task| task.is_given_up && matches!(task.state, State::Running);
@@ -202,6 +215,20 @@ impl Order {
 }
 
 impl Tasks {
+    /// Whether a task's turn has come; then it is in this state.
+    fn enter(&mut self, number: u64, state: State) -> bool {
+        if !self.is_turn_of(number) {
+            return false;
+        }
+        match self.get(number) {
+            Some(task) if !task.is_given_up => {
+                task.state = state;
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn get(&mut self, number: u64) -> Option<&mut Task> {
         self.unfinished
             .iter_mut()
@@ -248,7 +275,7 @@ impl Tasks {
         for number in waiting {
             if self.is_turn_of(number)
                 && let Some(task) = self.get(number)
-                && let State::Waiting(job) = std::mem::replace(&mut task.state, State::Running)
+                && let State::Waiting(job) = std::mem::replace(&mut task.state, State::Queued)
             {
                 jobs.push(job);
             }
@@ -270,8 +297,8 @@ mod tests {
     fn simple_tasks_are_done_in_any_order() {
         let order = Order::default();
         let (a, b) = (
-            order.begin(1, Simple).unwrap(),
-            order.begin(2, Simple).unwrap(),
+            order.begin(1, Simple, true).unwrap(),
+            order.begin(2, Simple, true).unwrap(),
         );
         assert!(order.start(b) && order.start(a));
         assert!(order.end(b).is_empty() && order.end(a).is_empty());
@@ -281,9 +308,9 @@ mod tests {
     #[test]
     fn an_ordered_task_waits_for_all_before_it_and_is_waited_for() {
         let order = Order::default();
-        let first = order.begin(1, Simple).unwrap();
-        let ordered = order.begin(2, Ordered).unwrap();
-        let last = order.begin(3, Simple).unwrap();
+        let first = order.begin(1, Simple, true).unwrap();
+        let ordered = order.begin(2, Ordered, true).unwrap();
+        let last = order.begin(3, Simple, true).unwrap();
         assert!(!order.start(ordered));
         assert!(waits(&order, last) && waits(&order, ordered));
         assert!(order.start(first));
@@ -295,9 +322,9 @@ mod tests {
     #[test]
     fn the_head_of_the_queue_waits_for_nothing() {
         let order = Order::default();
-        let ordered = order.begin(1, Ordered).unwrap();
-        let head = order.begin(2, HeadOfQueue).unwrap();
-        let simple = order.begin(3, Simple).unwrap();
+        let ordered = order.begin(1, Ordered, true).unwrap();
+        let head = order.begin(2, HeadOfQueue, true).unwrap();
+        let simple = order.begin(3, Simple, true).unwrap();
         assert!(order.start(head) && waits(&order, simple));
         assert!(order.end(head).is_empty(), "the ordered one is not done");
         assert!(order.start(ordered));
@@ -307,21 +334,21 @@ mod tests {
     #[test]
     fn tags_are_used_once_at_a_time() {
         let order = Order::default();
-        let number = order.begin(1, Simple).unwrap();
-        assert_eq!(order.begin(1, Simple), Err(Refused::TagInUse));
+        let number = order.begin(1, Simple, true).unwrap();
+        assert_eq!(order.begin(1, Simple, true), Err(Refused::TagInUse));
         assert_eq!(order.find(1), Some(number));
         order.end(number);
-        assert!(order.begin(1, Simple).is_ok());
+        assert!(order.begin(1, Simple, true).is_ok());
         order.close();
-        assert_eq!(order.begin(2, Simple), Err(Refused::Closed));
+        assert_eq!(order.begin(2, Simple, true), Err(Refused::Closed));
     }
 
     #[test]
     fn what_is_given_up_is_not_answered() {
         let order = std::sync::Arc::new(Order::default());
-        let runs = order.begin(1, Ordered).unwrap();
-        let waiting = order.begin(2, Simple).unwrap();
-        let other = order.begin(3, Simple).unwrap();
+        let runs = order.begin(1, Ordered, true).unwrap();
+        let waiting = order.begin(2, Simple, true).unwrap();
+        let other = order.begin(3, Simple, true).unwrap();
         assert!(order.start(runs) && waits(&order, waiting) && waits(&order, other));
         let (jobs, over) = order.give_up(|number| number != other);
         assert_eq!((jobs.len(), over), (0, 1));
@@ -335,7 +362,7 @@ mod tests {
     #[test]
     fn data_of_a_task_that_was_given_up_lead_to_nothing() {
         let order = Order::default();
-        let number = order.begin(1, Simple).unwrap();
+        let number = order.begin(1, Simple, true).unwrap();
         order.give_up(|_| true);
         order.wait_for_given_up();
         assert!(!order.start(number));
@@ -344,5 +371,21 @@ mod tests {
             Turn::GivenUp
         ));
         assert_eq!(order.unfinished(), 0);
+    }
+
+    #[test]
+    fn what_is_given_up_before_a_thread_comes_to_it_is_not_done() {
+        let order = Order::default();
+        let queued = order.begin(1, Ordered, true).unwrap();
+        let waiting = order.begin(2, Simple, false).unwrap();
+        assert!(order.queue(queued) && waits(&order, waiting));
+        let (jobs, numbered) = order.give_up(|_| true);
+        assert_eq!((jobs.len(), numbered), (0, 1), "the other has no number");
+        // Nobody waits for what no thread is at.
+        order.wait_for_given_up();
+        assert!(!order.run(queued));
+        assert!(order.end(queued).is_empty());
+        let next = order.begin(1, Simple, true).unwrap();
+        assert!(order.queue(next) && order.run(next));
     }
 }

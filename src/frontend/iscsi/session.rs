@@ -209,7 +209,9 @@ impl Session {
             let rest = reads.split_off(share.min(reads.len()));
             let (session, share) = (Arc::clone(self), std::mem::replace(&mut reads, rest));
             self.server.readers.run(move || {
-                share.iter().for_each(|task| session.perform(task, &[]));
+                let is_due = |task: &&Task| session.order.run(task.number);
+                let due = share.iter().filter(is_due);
+                due.for_each(|task| session.perform(task, &[]));
                 session.output.flush();
             });
         }
@@ -218,9 +220,11 @@ impl Session {
     /// Has a task done by another thread, when it is its turn.
     pub fn dispatch(self: &Arc<Self>, task: Task, data: Buffer, grant: Option<Grant>) {
         let (session, number, is_numbered) = (Arc::clone(self), task.number, task.is_numbered);
-        let is_read = task.prepared.as_ref().is_ok_and(Prepared::is_read);
+        let is_read = task.is_read();
         let job = Box::new(move || {
-            session.perform(&task, &data);
+            if session.order.run(number) {
+                session.perform(&task, &data);
+            }
             drop((data, grant));
             session.output.flush();
         });

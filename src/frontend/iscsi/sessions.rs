@@ -25,15 +25,20 @@ pub(super) struct Sessions {
 struct Table {
     all: Vec<Arc<Session>>,
     /// Those that are about to be entered.
-    promised: usize,
+    promised: Vec<Port>,
     last: u16,
     /// No more are taken.
     is_closed: bool,
 }
 
+/// What two sessions at the same time must not have in common: the initiator's name, its part of the
+/// session's, and the target's.
+type Port = (String, [u8; 6], Option<String>);
+
 /// A place for a session that is about to be entered.
 pub(super) struct Place<'a> {
     sessions: &'a Sessions,
+    port: Port,
     /// The session's number.
     pub tsih: u16,
 }
@@ -58,6 +63,7 @@ impl Sessions {
         target: Option<&str>,
     ) -> Result<Place<'_>, Failure> {
         let deadline = Instant::now() + PATIENCE;
+        let port = (initiator.to_owned(), isid, target.map(str::to_owned));
         let mut table = self.table.lock();
         loop {
             let same = |session: &&Arc<Session>| {
@@ -65,22 +71,25 @@ impl Sessions {
                     && session.isid == isid
                     && session.target.as_deref() == target
             };
-            let Some(old) = table.all.iter().find(same).cloned() else {
-                break;
-            };
-            old.output.close();
+            match table.all.iter().find(same) {
+                Some(old) => old.output.close(),
+                // Of two at once, one is entered first, and then ended.
+                None if table.promised.contains(&port) => {}
+                None => break,
+            }
             if self.ended.wait_until(&mut table, deadline).timed_out() {
                 return Err(Failure::Busy);
             }
         }
-        if table.is_closed || table.all.len() + table.promised >= self.most {
+        if table.is_closed || table.all.len() + table.promised.len() >= self.most {
             return Err(Failure::Full);
         }
-        table.promised += 1;
+        table.promised.push(port.clone());
         let tsih = table.free_number();
         table.last = tsih;
         Ok(Place {
             sessions: self,
+            port,
             tsih,
         })
     }
@@ -145,9 +154,9 @@ impl Sessions {
     pub fn wait_until_none(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut table = self.table.lock();
-        while !table.all.is_empty() || table.promised > 0 {
+        while !table.all.is_empty() || !table.promised.is_empty() {
             if self.ended.wait_until(&mut table, deadline).timed_out() {
-                return table.all.is_empty() && table.promised == 0;
+                return table.all.is_empty() && table.promised.is_empty();
             }
         }
         true
@@ -163,7 +172,9 @@ impl Place<'_> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.sessions.table.lock().promised -= 1;
+        let mut table = self.sessions.table.lock();
+        table.promised.retain(|port| *port != self.port);
+        drop(table);
         self.sessions.ended.notify_all();
     }
 }
