@@ -44,6 +44,25 @@ fn settle(engine: &Engine) {
     invariants::check(&engine.catalog.view(), &engine.pool, true);
 }
 
+/// A range that queued writes have slots promised for already needs them once, not twice.
+#[test]
+fn a_range_that_is_queued_can_be_allocated() {
+    let engine = tiny(8, 3_600_000);
+    let total = slots(&engine);
+    let disk = engine.create(new_disk("d", 100 * SEGMENT)).unwrap();
+    for segment in 0..total {
+        write(&engine, disk, segment * 16, 1).unwrap();
+    }
+    let range = |segments| Extent {
+        offset: 0,
+        len: segments * SEGMENT,
+    };
+    engine.allocate(disk, range(total), true).unwrap();
+    let refused = engine.allocate(disk, range(total + 1), true).unwrap_err();
+    assert!(is_no_space(&refused), "{refused}");
+    settle(&engine);
+}
+
 #[test]
 fn p7_a_full_pool_refuses_writes_before_they_are_acknowledged() {
     for interval in [1, 3_600_000] {

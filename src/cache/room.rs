@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::pause::is_in_a_hurry;
+use super::queue::Queue;
 use super::space::ClaimKey;
 use super::state::Cache;
 use super::{Append, CacheError};
@@ -111,12 +112,33 @@ impl Cache {
             return Ok(());
         }
         let since = *exempt.reaping_since.get_or_insert_with(Instant::now);
-        let may_wait = !is_in_a_hurry() && !self.pause.is_paused();
-        let reaping = queue.reaping && may_wait && since.elapsed() < REAP_PATIENCE;
-        if reaping || queue.promises.holds() {
+        if self.space_moves(&queue, since) {
             self.room.wait_for(&mut queue, Duration::from_millis(5));
             return Ok(());
         }
         Err(full)
+    }
+
+    /// Whether slots may yet come back, for one who waits since then.
+    fn space_moves(&self, queue: &Queue, since: Instant) -> bool {
+        let may_wait = !is_in_a_hurry() && !self.pause.is_paused();
+        let reaping = queue.reaping && may_wait && since.elapsed() < REAP_PATIENCE;
+        reaping || queue.promises.holds()
+    }
+
+    /// Returns when what is queued has the slots that it needs, and what was deleted has given its
+    /// own back: a count of slots then is not short by promises that were made to be safe.
+    ///
+    /// # Errors
+    /// As [`flush`](Self::flush).
+    pub fn settle_space(&self) -> Result<(), CacheError> {
+        self.flush()?;
+        let since = Instant::now();
+        let mut queue = self.queue.lock();
+        while self.space_moves(&queue, since) && since.elapsed() < REAP_PATIENCE {
+            self.halt.check()?;
+            self.room.wait_for(&mut queue, Duration::from_millis(5));
+        }
+        Ok(())
     }
 }

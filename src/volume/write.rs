@@ -14,9 +14,10 @@ use super::read::Image;
 use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Extent, VolumeError};
 use crate::base::sync::thread;
-use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, Seq, now};
+use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, SegmentNo, Seq, now};
 use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn, in_a_hurry};
 use crate::ondisk::journal::Op;
+use crate::store::At;
 
 /// Blocks as they were when looked at: mostly those at the ends of a range that it covers in part.
 pub(super) struct Stamps {
@@ -409,18 +410,10 @@ impl Volumes {
                 max: MAX_DISK_SIZE,
             });
         }
-        let segment = self.geometry.segment_bytes();
-        let needed = end.div_ceil(segment) - range.offset / segment;
-        let available = self.cache.usage().available;
-        if needed > available {
-            let map = state.map.read().id;
-            let view = self.cache.catalog().view();
-            let (from, to) = (range.offset / segment, end.div_ceil(segment));
-            let (from, to) = (crate::base::SegmentNo(from), crate::base::SegmentNo(to));
-            let mapped =
-                view.mapped_segments(map, crate::store::At::Live, from, to, needed as usize)?;
-            let needed = needed - mapped.len() as u64;
-            if needed > available {
+        // What is queued may be promised slots for the very range; with the queue moved the map knows.
+        if self.lacks_slots(&state, range)?.is_some() {
+            self.cache.settle_space()?;
+            if let Some((needed, available)) = self.lacks_slots(&state, range)? {
                 return Err(VolumeError::NoSpace { needed, available });
             }
         }
@@ -428,5 +421,23 @@ impl Volumes {
             self.set_size(&state, end)?;
         }
         Ok(())
+    }
+
+    /// The slots that a range needs beside those of its map, and those that there are, where that is
+    /// less.
+    fn lacks_slots(&self, state: &Disk, range: Extent) -> Result<Option<(u64, u64)>> {
+        let segment = self.geometry.segment_bytes();
+        let from = range.offset / segment;
+        let to = range.offset.saturating_add(range.len).div_ceil(segment);
+        let (all, available) = (to - from, self.cache.usage().available);
+        if all <= available {
+            return Ok(None);
+        }
+        let map = state.map.read().id;
+        let view = self.cache.catalog().view();
+        let (from, to) = (SegmentNo(from), SegmentNo(to));
+        let mapped = view.mapped_segments(map, At::Live, from, to, all as usize)?;
+        let needed = all - mapped.len() as u64;
+        Ok((needed > available).then_some((needed, available)))
     }
 }
