@@ -10,40 +10,23 @@ mod stamps;
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::TestStore;
-use common::iscsi::{good, settle};
+use common::iscsi::{STORE, good, served, settle};
 use snapmark::frontend::iscsi::{Identity, Initiator, Transfer, snapshot_cdb, target_name};
 use stamps::{Buffer, Checker, Kind, Plan, Progress, Rng, Writer, open_direct, seed};
 
 const SNAPSHOTS: u32 = 120;
 const DISKS: [&str; 2] = ["a.img", "b.img"];
 
-/// A mounted store that is served over iSCSI too.
-fn served() -> (TestStore, SocketAddr) {
-    // A port that was free a moment ago.
-    let portal = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let mut store = TestStore::unmounted(&["--size", "2GiB"]);
-    let settings = store.store().join("store.yaml");
-    let text = std::fs::read_to_string(&settings).unwrap();
-    let listening = format!("iscsi:\n  listen: [\"{portal}\"]\n  name: exact\n");
-    assert!(text.contains("iscsi:\n"));
-    std::fs::write(&settings, text.replacen("iscsi:\n", &listening, 1)).unwrap();
-    store.mount();
-    (store, portal)
-}
-
 fn session(portal: SocketAddr, number: u32, disk: u32) -> Initiator {
     let who = Identity {
         initiator: "iqn.2026-11.test:exact".to_owned(),
         isid: [0, 0, 0, 0, 0, number as u8],
-        target: Some(target_name("exact", DISKS[disk as usize]).unwrap()),
+        target: Some(target_name(STORE, DISKS[disk as usize]).unwrap()),
         digests: number.is_multiple_of(2),
         ..Identity::default()
     };
@@ -110,7 +93,7 @@ fn p2_snapshots_are_exact_whoever_writes_and_whoever_takes_them() {
     if !common::able(&[]) {
         return;
     }
-    let (store, portal) = served();
+    let (store, portal) = served(&["--size", "2GiB"]);
     let plan = Plan {
         seed: seed(),
         writers: 4,
@@ -185,7 +168,7 @@ fn what_is_written_on_one_side_is_there_on_the_other() {
     if !common::able(&[]) {
         return;
     }
-    let (store, portal) = served();
+    let (store, portal) = served(&["--size", "2GiB"]);
     let file = store.make(DISKS[0], 8 << 20);
     let mut disk = session(portal, 1, 0);
     let content = common::noise(9, 8 << 20);
@@ -210,7 +193,7 @@ fn what_is_written_on_one_side_is_there_on_the_other() {
     assert!(read(&mut disk) == other);
     let who = Identity {
         initiator: "iqn.2026-11.test:exact".to_owned(),
-        target: Some(target_name("exact", "a.img@s").unwrap()),
+        target: Some(target_name(STORE, "a.img@s").unwrap()),
         ..Identity::default()
     };
     let mut snapshot = Initiator::log_in(portal, &who).unwrap();

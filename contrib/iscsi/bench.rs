@@ -39,6 +39,9 @@ struct Arguments {
     /// Commands under way at a time
     #[arg(long, default_value_t = 16)]
     depth: usize,
+    /// Only the rows that have this in their names
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 /// One workload.
@@ -113,7 +116,7 @@ fn main() -> Result<()> {
         "| | tgt | Snapmark | ratio (lowest to highest of {}) |\n|---|---|---|---|",
         arguments.pairs
     );
-    for row in &ROWS {
+    for row in ROWS.iter().filter(|row| row.name.contains(&arguments.only)) {
         let mut pairs = Vec::new();
         for round in 0..arguments.pairs {
             let run = |at: &At| measure(row, at, &arguments, round as u64);

@@ -12,6 +12,7 @@ mod memory;
 mod range;
 mod step;
 mod transfer;
+mod uring;
 
 pub use aligned::AlignedBuf;
 pub use crash::{CrashDisk, Images, Limits, Loss, Losses};
@@ -23,8 +24,10 @@ pub use memory::MemoryDevice;
 pub use step::Step;
 #[cfg(debug_assertions)]
 pub use step::{Watch, watch};
+pub use uring::{Ended, ReadRing};
 
 use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
 
 /// Random-access byte storage of a fixed length: a backing file, a block device, a journal, a
 /// catalog file; in tests memory, faults, and crashes.
@@ -85,6 +88,12 @@ pub trait Device: Send + Sync {
     fn read_each(&self, reads: &mut [Read<'_>]) -> Vec<bool> {
         let mut read = |read: &mut Read<'_>| self.read_at(read.buf, read.offset).is_ok();
         reads.iter_mut().map(&mut read).collect()
+    }
+
+    /// The host's file that [`read_at`](Self::read_at) reads, for those who read it in a way of their own;
+    /// none where a read is more than that.
+    fn file(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
 
     /// Has the host bring a range into its memory, and does not wait until it is there. Says whether

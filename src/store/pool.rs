@@ -364,6 +364,19 @@ impl Pool {
         Ok(failures.note(&failures.reads, member.device.read_at(buf, at))?)
     }
 
+    /// The device of a segment, and the byte at which these blocks of it begin there.
+    ///
+    /// # Errors
+    /// Where the range is not within the segment.
+    pub fn device_of(
+        &self,
+        place: Place,
+        blocks: Range<usize>,
+    ) -> Result<(Arc<dyn Device>, u64), PoolError> {
+        let (member, at) = self.locate(place, blocks)?;
+        Ok((Arc::clone(&member.device), at))
+    }
+
     /// Fills `buf`, whole blocks, from the medium of a device, from a block on that is counted from
     /// its first segment's first. They may be of several segments.
     ///

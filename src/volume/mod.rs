@@ -7,6 +7,7 @@ mod low_space;
 mod metrics;
 mod names;
 mod namespace;
+mod planned;
 mod read;
 mod report;
 mod scrub;
@@ -21,6 +22,7 @@ mod write_lent;
 pub use error::VolumeError;
 pub use metrics::{Histogram, Metrics, OperationMetrics};
 pub(crate) use namespace::Namespace;
+pub use planned::{EndedRead, Plan, PlannedRead, ReadQueue};
 pub use scrub::{Scrub, ScrubConfig};
 pub use scrub_status::{ScrubProblem, ScrubState, ScrubStatus};
 pub use status::{

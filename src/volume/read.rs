@@ -323,7 +323,7 @@ impl Volumes {
 }
 
 /// What the index knows of some blocks, by their distance from the first.
-fn find(image: &Image, first: Block, count: u64) -> SmallVec<[(usize, Found); 16]> {
+pub(super) fn find(image: &Image, first: Block, count: u64) -> SmallVec<[(usize, Found); 16]> {
     let mut found = SmallVec::new();
     image.map.find(first, count, image.epoch, |at, what| {
         found.push((at as usize, what))

@@ -1,6 +1,6 @@
 //! An iSCSI target over a store in memory.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use snapmark::config::Secrets;
@@ -10,6 +10,7 @@ use snapmark::frontend::iscsi::{
 };
 use snapmark::volume::Node;
 
+use super::TestStore;
 use super::engine::{Engine, Shape};
 use super::model::new_disk;
 
@@ -85,9 +86,7 @@ impl Lab {
 
     /// A session of an initiator with a disk or snapshot, that has been told all there was to tell.
     pub fn session(&self, initiator: &str, file: &str) -> Initiator {
-        let mut session = Initiator::log_in(self.portal, &identity(initiator, file)).unwrap();
-        settle(&mut session);
-        session
+        session_at(self.portal, initiator, file)
     }
 }
 
@@ -95,6 +94,29 @@ impl Drop for Lab {
     fn drop(&mut self) {
         drop(self.target.take());
     }
+}
+
+/// A mounted store, named as [`STORE`], that is served over iSCSI too.
+pub fn served(init: &[&str]) -> (TestStore, SocketAddr) {
+    // A port that was free a moment ago.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let portal = listener.local_addr().unwrap();
+    drop(listener);
+    let mut store = TestStore::unmounted(init);
+    let settings = store.store().join("store.yaml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    let listening = format!("iscsi:\n  listen: [\"{portal}\"]\n  name: {STORE}\n");
+    assert!(text.contains("iscsi:\n"));
+    std::fs::write(&settings, text.replacen("iscsi:\n", &listening, 1)).unwrap();
+    store.mount();
+    (store, portal)
+}
+
+/// A session of an initiator with a disk or snapshot at a portal, that has been told all.
+pub fn session_at(portal: SocketAddr, initiator: &str, file: &str) -> Initiator {
+    let mut session = Initiator::log_in(portal, &identity(initiator, file)).unwrap();
+    settle(&mut session);
+    session
 }
 
 pub fn identity(initiator: &str, file: &str) -> Identity {

@@ -75,7 +75,7 @@ pub fn find(tool: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn missing(why: &str) -> bool {
+pub fn missing(why: &str) -> bool {
     let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
     assert!(!ci, "{why}");
     eprintln!("skipped: {why}");

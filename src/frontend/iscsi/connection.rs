@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::budget::Grant;
 use super::order::Refused;
+use super::reads::Reads;
 use super::scsi::{self, Sense};
 use super::session::{Session, TASK_SET_FULL, Task};
 use super::wire::{
@@ -86,8 +87,10 @@ pub(super) struct Connection {
     cid: u16,
     input: Input,
     collecting: FxHashMap<u32, Collecting>,
+    /// Reads that this thread has under way.
+    reads: Reads,
     /// Reads that are left to others, until all that has come is looked at.
-    reads: Vec<Task>,
+    left: Vec<Task>,
     next_transfer: u32,
     /// Text that has come in part.
     text: Vec<u8>,
@@ -107,11 +110,12 @@ impl Connection {
             Relaxed,
         );
         Self {
+            reads: Reads::new(Arc::clone(&session)),
             session,
             cid,
             input,
             collecting: FxHashMap::default(),
-            reads: Vec::new(),
+            left: Vec::new(),
             next_transfer: MORE_TEXT + 1,
             text: Vec::new(),
             text_left: Vec::new(),
@@ -127,7 +131,8 @@ impl Connection {
                 break end;
             }
         };
-        self.session.perform_reads(std::mem::take(&mut self.reads));
+        self.leave_reads();
+        self.reads.end_all();
         if let (Some(reason), Some(header)) = (end.reject_reason(), self.input.last_header()) {
             self.reject(reason, header);
         }
@@ -137,12 +142,15 @@ impl Connection {
     }
 
     fn next(&mut self) -> Result<(), End> {
-        if !self.input.is_more_there_than(0) || self.reads.len() >= MANY_READS {
-            self.session.perform_reads(std::mem::take(&mut self.reads));
+        if !self.input.is_more_there_than(0) || self.left.len() >= MANY_READS {
+            self.leave_reads();
         }
-        self.session.output.wait_while_much_waits();
-        let output = Arc::clone(&self.session.output);
-        let Some(header) = self.input.header(|| output.flush())? else {
+        if self.session.output.is_much_waiting() {
+            // What is under way does not wait for an initiator that takes nothing: others may wait for it.
+            self.reads.end_all();
+            self.session.output.wait_while_much_waits();
+        }
+        let Some(header) = self.input.header(&mut self.reads)? else {
             return self.listen();
         };
         self.last_heard = Instant::now();
@@ -201,13 +209,11 @@ impl Connection {
     }
 
     fn skip_data(&mut self) -> Result<(), InputError> {
-        let output = &self.session.output;
-        self.input.skip_data(|| output.flush())
+        self.input.skip_data(&mut self.reads)
     }
 
-    fn data(&mut self) -> Result<&[u8], InputError> {
-        let output = &self.session.output;
-        self.input.data(|| output.flush())
+    fn leave_reads(&mut self) {
+        self.session.perform_reads(std::mem::take(&mut self.left));
     }
 
     fn other(&mut self, request: Request) -> Result<(), End> {
@@ -230,7 +236,7 @@ impl Connection {
 
     fn nop(&mut self, nop: NopOut) -> Result<(), End> {
         let session = Arc::clone(&self.session);
-        let data = self.data()?;
+        let data = self.input.data(&mut self.reads)?;
         if nop.tag == NO_TAG {
             return Ok(());
         }
@@ -282,16 +288,19 @@ impl Connection {
         if !is_all_there {
             return self.collect(task, wanted, immediate);
         }
-        let output = &session.output;
         let is_last = !self.input.is_more_there_than(immediate);
-        let data = self.input.data(|| output.flush())?;
+        let data = self.input.data(&mut self.reads)?;
         let data = &data[..wanted];
         if session.is_done_here(&task, !is_last) && session.order.start(number) {
             session.perform(&task, data);
             return Ok(());
         }
+        if task.is_short_read() && self.reads.can_begin() && session.order.start(number) {
+            self.reads.begin(task);
+            return Ok(());
+        }
         if task.is_read() && session.order.queue(number) {
-            self.reads.push(task);
+            self.left.push(task);
             return Ok(());
         }
         let Some(grant) = session.server.budget.take(wanted) else {
@@ -351,13 +360,12 @@ impl Connection {
 
     /// Takes the data of a PDU to where they belong. What nobody wants is dropped.
     fn receive(&mut self, collecting: &mut Collecting, len: usize) -> Result<(), End> {
-        let output = Arc::clone(&self.session.output);
         let (at, wanted) = (collecting.got, collecting.data.len());
         if at + len <= wanted {
             self.input
-                .data_into(&mut collecting.data[at..at + len], || output.flush())?;
+                .data_into(&mut collecting.data[at..at + len], &mut self.reads)?;
         } else {
-            let data = self.input.data(|| output.flush())?;
+            let data = self.input.data(&mut self.reads)?;
             let here = wanted.saturating_sub(at);
             collecting.data[wanted - here..].copy_from_slice(&data[..here]);
         }
@@ -516,8 +524,7 @@ impl Connection {
     }
 
     fn text(&mut self, text: Text) -> Result<(), End> {
-        let output = Arc::clone(&self.session.output);
-        let data = self.input.data(|| output.flush())?;
+        let data = self.input.data(&mut self.reads)?;
         if self.text.len() + data.len() > super::wire::MAX_TEXT {
             return Err(End::Text(TextError::TooLong));
         }
@@ -599,7 +606,8 @@ impl Connection {
         header.0[2] = answer;
         if ends {
             // What is being done comes to its end first.
-            self.session.perform_reads(std::mem::take(&mut self.reads));
+            self.leave_reads();
+            self.reads.end_all();
             self.session.order.close();
             self.session.order.wait_for_given_up();
         }

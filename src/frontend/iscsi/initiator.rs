@@ -593,10 +593,10 @@ impl Initiator {
             if Instant::now() > deadline {
                 return Err(InitiatorError::Timeout);
             }
-            let Some(header) = self.input.header(|| {})? else {
+            let Some(header) = self.input.header(&mut || {})? else {
                 continue;
             };
-            let data = self.input.data(|| {})?.to_vec();
+            let data = self.input.data(&mut || {})?.to_vec();
             match header.opcode() {
                 response::NOP_IN if header.u32(20) != NO_TAG => {
                     self.answer_ping(&header)?;

@@ -13,6 +13,7 @@ mod login;
 mod names;
 mod options;
 mod order;
+mod reads;
 mod scsi;
 mod server;
 mod session;

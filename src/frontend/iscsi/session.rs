@@ -1,6 +1,7 @@
 //! A session: an initiator port that uses a target, over one connection (RFC 7143, section 4.4.3).
 //! What the receiving thread and those who do its tasks share.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::budget::Grant;
 use super::login::{LoggedIn, Parameters};
 use super::order::{Order, Turn};
-use super::scsi::{self, Answer, Nexus, Prepared, Scene, Sense, Unit};
+use super::scsi::{self, Answer, Nexus, Prepared, Scene, Sense, Unit, code};
 use super::server::Server;
 use super::wire::{
     Buffer, Digests, Header, MAX_DATA_SEGMENT, NO_TAG, Output, Reply, ScsiCommand, padded, response,
@@ -62,6 +63,13 @@ impl Task {
     /// Whether it reads blocks.
     pub fn is_read(&self) -> bool {
         self.prepared.as_ref().is_ok_and(Prepared::is_read)
+    }
+
+    /// Whether it reads few blocks, and waits for nothing before that.
+    pub fn is_short_read(&self) -> bool {
+        let is_plain =
+            |prepared: &Prepared| prepared.is_read() && !prepared.forces(&self.command.cdb);
+        u64::from(self.command.expected) <= LONG && self.prepared.as_ref().is_ok_and(is_plain)
     }
 
     fn is_unit(&self) -> bool {
@@ -171,8 +179,13 @@ impl Session {
 
     /// Does a task, and puts its answer in line.
     pub fn perform(&self, task: &Task, data: &[u8]) {
+        self.conclude(task, self.execute(task, data));
+    }
+
+    /// Does a task, but for the reading of its data.
+    pub fn execute(&self, task: &Task, data: &[u8]) -> Answer {
         let Some(Used { unit, nexus }) = &self.used else {
-            return self.finish(task, self.status(task, CHECK_CONDITION, None));
+            return Answer::Check(Sense::illegal(code::NO_UNIT));
         };
         let scene = Scene {
             unit,
@@ -187,18 +200,32 @@ impl Session {
             abort: &|port: &str| self.server.sessions.abort_port(unit, port),
         };
         let prepared = task.prepared.as_ref().map_err(AsRef::as_ref);
-        let answer = scsi::execute(&scene, prepared, &task.command.cdb, data);
-        let reply = match answer {
-            Answer::Good => self.good(task, task.data_out()),
-            Answer::Data(data) => self.data(task, &data),
-            Answer::Read(extent) => match self.read(task, unit, extent) {
+        scsi::execute(&scene, prepared, &task.command.cdb, data)
+    }
+
+    /// Puts the answer of a task in line, with what is read for it.
+    pub fn conclude(&self, task: &Task, answer: Answer) {
+        let reply = match (answer, &self.used) {
+            (Answer::Good, _) => self.good(task, task.data_out()),
+            (Answer::Data(data), _) => self.data(task, &data),
+            (Answer::Read(extent), Some(used)) => match self.read(task, &used.unit, extent) {
                 Ok(reply) => reply,
-                Err(sense) => self.status(task, CHECK_CONDITION, Some(&sense)),
+                Err(sense) => self.check(task, &sense),
             },
-            Answer::Check(sense) => self.status(task, CHECK_CONDITION, Some(&sense)),
-            Answer::Conflict => self.status(task, RESERVATION_CONFLICT, None),
+            (Answer::Check(sense), _) => self.check(task, &sense),
+            (Answer::Read(_), None) => self.check(task, &Sense::illegal(code::NO_UNIT)),
+            (Answer::Conflict, _) => self.status(task, RESERVATION_CONFLICT, None),
         };
         self.finish(task, reply);
+    }
+
+    /// The answer to a read of which the data are still to come to one place in it, if there is but one.
+    pub fn answer_to_fill(&self, task: &Task, len: u64) -> Option<(Reply, Range<usize>)> {
+        let reply = self.data_in(task, len, |_, _| Ok(())).ok()?;
+        let wanted = u64::from(task.command.expected);
+        let is_single = task.command.reads && len > 0 && len <= wanted && reply.pdus() == 1;
+        let start = reply.start_of_last();
+        is_single.then(|| (reply, start..start + len as usize))
     }
 
     /// Has reads that came together, and whose turn it is, done by as many threads as there are for that:

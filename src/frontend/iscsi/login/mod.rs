@@ -194,7 +194,7 @@ impl<'a> Talk<'a> {
                 if Instant::now() > deadline {
                     return Err(Failure::Timeout);
                 }
-                if let Some(header) = input.header(|| output.flush())? {
+                if let Some(header) = input.header(&mut || output.flush())? {
                     break header;
                 }
             };
@@ -207,7 +207,7 @@ impl<'a> Talk<'a> {
                 output.numbers.expected.store(header.u32(24), Relaxed);
                 output.numbers.max.store(header.u32(24), Relaxed);
             }
-            let data = input.data(|| output.flush())?;
+            let data = input.data(&mut || output.flush())?;
             self.follow(&login)?;
             if self.text.len() + data.len() > MAX_TEXT {
                 return Err(Failure::Initiator("its text is too long"));

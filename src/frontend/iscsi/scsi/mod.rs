@@ -74,9 +74,9 @@ impl Prepared {
         matches!(self.row.op, Op::SyncCache10 | Op::SyncCache16)
     }
 
-    /// Whether it returns only when what it wrote is durable (FUA).
+    /// Whether what it moves has to be durable first (FUA); the forms with six bytes have none.
     pub fn forces(&self, cdb: &[u8; 16]) -> bool {
-        self.row.op != Op::Write6 && cdb[1] & 0x08 != 0
+        !matches!(self.row.op, Op::Read6 | Op::Write6) && cdb[1] & 0x08 != 0
     }
 
     /// Whether it takes no longer than an answer does: nothing of it waits for a device.

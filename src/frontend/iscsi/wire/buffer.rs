@@ -52,6 +52,16 @@ impl Buffer {
         buffer
     }
 
+    /// Lends its memory: until it has that back, it is empty.
+    pub fn lend(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Takes back what was lent.
+    pub fn take_back(&mut self, bytes: Vec<u8>) {
+        self.bytes = bytes;
+    }
+
     /// Keeps the first so many.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
@@ -75,7 +85,10 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let bits = bytes.len().ilog2();
+        // What was lent and not given back is another's.
+        let Some(bits) = bytes.len().checked_ilog2() else {
+            return;
+        };
         let mut idle = IDLE.lock();
         if bits <= LARGEST && idle.bytes + bytes.len() <= KEPT {
             idle.bytes += bytes.len();

@@ -1,8 +1,11 @@
 //! PDUs out of a socket. One system call brings as many as there are; big data goes past the buffer.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+use rustix::net::RecvFlags;
 
 use super::Digests;
 use super::header::{BHS, Header, MAX_DATA_SEGMENT, padded};
@@ -39,6 +42,27 @@ pub enum InputError {
     /// The host's word.
     #[error(transparent)]
     Io(io::Error),
+}
+
+/// What the thread that receives does besides.
+pub trait Meanwhile {
+    /// Nothing has come: it is about to wait for the socket alone.
+    fn rest(&mut self);
+
+    /// Whether there is something else that will end.
+    fn is_busy(&self) -> bool {
+        false
+    }
+
+    /// Waits until some of that has ended, or the socket has something.
+    fn wait(&mut self, _socket: BorrowedFd<'_>) {}
+}
+
+/// Nothing else to wait for.
+impl<F: FnMut()> Meanwhile for F {
+    fn rest(&mut self) {
+        self();
+    }
 }
 
 /// The receiving half of a connection.
@@ -86,34 +110,30 @@ impl Input {
         self.digests = digests;
     }
 
-    /// The next header, or nothing where none came for a while. `before_waiting` is called where the
-    /// socket has to be waited for.
+    /// The next header, or nothing where none came for a while.
     ///
     /// # Errors
     /// Where none will come, or it can't be trusted.
-    pub fn header(&mut self, before_waiting: impl Fn()) -> Result<Option<Header>, InputError> {
+    pub fn header(&mut self, meanwhile: &mut impl Meanwhile) -> Result<Option<Header>, InputError> {
         debug_assert_eq!(self.data, 0, "data was left");
-        if self.end == self.start {
-            before_waiting();
-            if !self.fill()? {
-                return Ok(None);
-            }
+        if self.end == self.start && !self.fill(meanwhile)? {
+            return Ok(None);
         }
-        self.have(BHS, &before_waiting)?;
+        self.have(BHS, meanwhile)?;
         let mut header = Header([0; BHS]);
         header
             .0
             .copy_from_slice(&self.bytes[self.start..self.start + BHS]);
         let len = BHS + header.ahs_len();
         if self.digests.header {
-            self.have(len + DIGEST, &before_waiting)?;
+            self.have(len + DIGEST, meanwhile)?;
             let (covered, digest) = self.bytes[self.start..].split_at(len);
             if checksum(covered).0.to_le_bytes() != digest[..DIGEST] {
                 return Err(InputError::HeaderDigest);
             }
             self.start += len + DIGEST;
         } else {
-            self.have(len, &before_waiting)?;
+            self.have(len, meanwhile)?;
             self.start += len;
         }
         self.last = Some(header);
@@ -128,13 +148,13 @@ impl Input {
     ///
     /// # Errors
     /// Where it does not come or match its digest.
-    pub fn data(&mut self, before_waiting: impl Fn()) -> Result<&[u8], InputError> {
+    pub fn data(&mut self, meanwhile: &mut impl Meanwhile) -> Result<&[u8], InputError> {
         let len = std::mem::take(&mut self.data);
         if len == 0 {
             return Ok(&[]);
         }
         let digest = if self.digests.data { DIGEST } else { 0 };
-        self.have(padded(len) + digest, &before_waiting)?;
+        self.have(padded(len) + digest, meanwhile)?;
         let (data, rest) = self.bytes[self.start..].split_at(padded(len));
         if self.digests.data && checksum(data).0.to_le_bytes() != rest[..DIGEST] {
             return Err(InputError::DataDigest);
@@ -151,12 +171,12 @@ impl Input {
     pub fn data_into(
         &mut self,
         to: &mut [u8],
-        before_waiting: impl Fn(),
+        meanwhile: &mut impl Meanwhile,
     ) -> Result<(), InputError> {
         // The padding and a digest behind it are small: those come through the buffer.
         debug_assert_eq!(to.len(), self.data);
         if self.digests.data || self.end - self.start >= padded(to.len()) {
-            to.copy_from_slice(self.data(before_waiting)?);
+            to.copy_from_slice(self.data(meanwhile)?);
             return Ok(());
         }
         let len = std::mem::take(&mut self.data);
@@ -165,13 +185,13 @@ impl Input {
         self.start += here;
         let (mut at, mut since) = (here, Instant::now());
         while at < len {
-            match receive(&mut self.socket, &mut to[at..])? {
+            match receive(&self.socket, &mut to[at..], meanwhile)? {
                 Some(got) => (at, since) = (at + got, Instant::now()),
                 None if self.is_late(since) => return Err(InputError::Stalled),
                 None => {}
             }
         }
-        self.have(padded(len) - len, &before_waiting)?;
+        self.have(padded(len) - len, meanwhile)?;
         self.start += padded(len) - len;
         Ok(())
     }
@@ -192,19 +212,18 @@ impl Input {
     ///
     /// # Errors
     /// As [`data`](Self::data).
-    pub fn skip_data(&mut self, before_waiting: impl Fn()) -> Result<(), InputError> {
-        self.data(before_waiting).map(|_| ())
+    pub fn skip_data(&mut self, meanwhile: &mut impl Meanwhile) -> Result<(), InputError> {
+        self.data(meanwhile).map(|_| ())
     }
 
     /// Waits until so many bytes are in the buffer.
-    fn have(&mut self, len: usize, before_waiting: &impl Fn()) -> Result<(), InputError> {
+    fn have(&mut self, len: usize, meanwhile: &mut impl Meanwhile) -> Result<(), InputError> {
         if self.end - self.start >= len {
             return Ok(());
         }
-        before_waiting();
         let mut since = Instant::now();
         while self.end - self.start < len {
-            match self.fill() {
+            match self.fill(meanwhile) {
                 Ok(true) => since = Instant::now(),
                 Ok(false) if self.is_late(since) => return Err(InputError::Stalled),
                 Ok(false) => {}
@@ -223,14 +242,14 @@ impl Input {
     }
 
     /// Receives what there is; nothing where none comes for a while.
-    fn fill(&mut self) -> Result<bool, InputError> {
+    fn fill(&mut self, meanwhile: &mut impl Meanwhile) -> Result<bool, InputError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         } else if self.bytes.len() - self.start < LARGEST {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }
-        match receive(&mut self.socket, &mut self.bytes[self.end..])? {
+        match receive(&self.socket, &mut self.bytes[self.end..], meanwhile)? {
             Some(got) => {
                 self.end += got;
                 Ok(true)
@@ -241,13 +260,29 @@ impl Input {
 }
 
 /// Some bytes, or nothing where none come for a while.
-fn receive(socket: &mut TcpStream, to: &mut [u8]) -> Result<Option<usize>, InputError> {
+fn receive(
+    socket: &TcpStream,
+    to: &mut [u8],
+    meanwhile: &mut impl Meanwhile,
+) -> Result<Option<usize>, InputError> {
     loop {
-        return match socket.read(to) {
-            Ok(0) => Err(InputError::Closed),
-            Ok(got) => Ok(Some(got)),
+        let is_busy = meanwhile.is_busy();
+        let flags = if is_busy {
+            RecvFlags::DONTWAIT
+        } else {
+            meanwhile.rest();
+            RecvFlags::empty()
+        };
+        let received = rustix::net::recv(socket, &mut *to, flags).map_err(io::Error::from);
+        return match received {
+            Ok((_, 0)) => Err(InputError::Closed),
+            Ok((_, got)) => Ok(Some(got)),
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted => continue,
+                ErrorKind::WouldBlock | ErrorKind::TimedOut if is_busy => {
+                    meanwhile.wait(socket.as_fd());
+                    continue;
+                }
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(None),
                 ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Err(InputError::Closed),
                 _ => Err(InputError::Io(error)),
@@ -309,24 +344,24 @@ mod tests {
                 client
             });
             let mut next = || loop {
-                if let Some(header) = input.header(|| {}).unwrap() {
+                if let Some(header) = input.header(&mut || {}).unwrap() {
                     break header;
                 }
             };
             assert_eq!(next().data_len(), 3);
-            assert_eq!(input.data(|| {}).unwrap(), b"abc");
+            assert_eq!(input.data(&mut || {}).unwrap(), b"abc");
             let mut next = || loop {
-                if let Some(header) = input.header(|| {}).unwrap() {
+                if let Some(header) = input.header(&mut || {}).unwrap() {
                     break header;
                 }
             };
             assert_eq!(next().data_len(), 0);
             let len = next().data_len();
             let mut data = vec![0; len];
-            input.data_into(&mut data, || {}).unwrap();
+            input.data_into(&mut data, &mut || {}).unwrap();
             assert!(data == big);
             drop(sender.join().unwrap());
-            assert!(matches!(input.header(|| {}), Err(InputError::Closed)));
+            assert!(matches!(input.header(&mut || {}), Err(InputError::Closed)));
         }
     }
 
@@ -342,9 +377,12 @@ mod tests {
             let mut bytes = pdu(b"abcd", both);
             bytes[at] ^= 1;
             client.write_all(&bytes).unwrap();
-            match input.header(|| {}) {
+            match input.header(&mut || {}) {
                 Err(InputError::HeaderDigest) => assert!(is_header),
-                Ok(Some(_)) => assert!(matches!(input.data(|| {}), Err(InputError::DataDigest))),
+                Ok(Some(_)) => assert!(matches!(
+                    input.data(&mut || {}),
+                    Err(InputError::DataDigest)
+                )),
                 other => panic!("{other:?}"),
             }
         }
@@ -355,11 +393,14 @@ mod tests {
         let (mut client, mut input) = pair();
         client.write_all(&[0; 20]).unwrap();
         drop(client);
-        assert!(matches!(input.header(|| {}), Err(InputError::Cut)));
+        assert!(matches!(input.header(&mut || {}), Err(InputError::Cut)));
         let (mut client, mut input) = pair();
         let mut header = Header::response(0x05);
         header.set_data_len(MAX_DATA_SEGMENT + 1);
         client.write_all(&header.0).unwrap();
-        assert!(matches!(input.header(|| {}), Err(InputError::TooLong(_))));
+        assert!(matches!(
+            input.header(&mut || {}),
+            Err(InputError::TooLong(_))
+        ));
     }
 }

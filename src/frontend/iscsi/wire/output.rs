@@ -117,6 +117,29 @@ impl Reply {
         &mut self.buffer[start..start + data]
     }
 
+    /// How many PDUs it has.
+    #[must_use]
+    pub fn pdus(&self) -> usize {
+        self.pdus.len()
+    }
+
+    /// Where the data of the PDU that was added last begin.
+    #[must_use]
+    pub fn start_of_last(&self) -> usize {
+        let at = self.pdus.last().map_or(0, |(at, _)| *at);
+        at + BHS + Digests::len_of(self.digests.header)
+    }
+
+    /// Lends its memory, to whoever fills it: until it has that back there is nothing in it.
+    pub fn lend(&mut self) -> Vec<u8> {
+        self.buffer.lend()
+    }
+
+    /// Takes it back.
+    pub fn take_back(&mut self, bytes: Vec<u8>) {
+        self.buffer.take_back(bytes);
+    }
+
     fn header(&self, at: usize) -> Header {
         let mut header = Header([0; BHS]);
         header.0.copy_from_slice(&self.buffer[at..at + BHS]);
@@ -269,6 +292,11 @@ impl Output {
             (line.is_stuck, line.is_sending) = (false, false);
             self.sent.notify_all();
         }
+    }
+
+    /// Whether there is much in line.
+    pub fn is_much_waiting(&self) -> bool {
+        self.line.lock().bytes > MUCH
     }
 
     /// Waits while there is much in line.
