@@ -7,9 +7,9 @@ mod common;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use common::iscsi::{STORE, served};
+use common::iscsi::{STORE, good, identity, read, served, session_at, write};
 use common::{TestStore, able, noise, run, sh, text};
-use snapmark::frontend::iscsi::target_name;
+use snapmark::frontend::iscsi::{Initiator, target_name};
 
 const MIB: usize = 1 << 20;
 const PACKAGES: [(&str, &str); 8] = [
@@ -123,4 +123,46 @@ fn libiscsis_tools_work() {
             sh(&format!("iscsi-perf {flags} -t 1 {url}"));
         }
     }
+}
+
+#[test]
+fn the_status_shows_who_uses_what() {
+    if !able(&[]) {
+        return;
+    }
+    let (store, portal) = served(&["--size", "64MiB"]);
+    store.make("vm1.img", 1 << 20);
+    let session = || store.status()["iscsi"]["sessions"].clone();
+    assert_eq!(session().as_array().unwrap().len(), 0);
+    let mut initiator = session_at(portal, "reader", "vm1.img");
+    good(&write(&mut initiator, 0, &[7; 8192]));
+    read(&mut initiator, 0, 8);
+    drop(Initiator::log_in(portal, &identity("nobody", "none.img")).unwrap_err());
+    let target = target_name(STORE, "vm1.img").unwrap();
+    let seen = session()[0].clone();
+    assert_eq!(seen["initiator"], "iqn.2026-11.test:reader");
+    assert_eq!(seen["target"], target);
+    assert_eq!(
+        (&seen["read"], &seen["written"]),
+        (&4096.into(), &8192.into())
+    );
+    let all = store.status()["iscsi"].clone();
+    assert_eq!(all["portals"][0], portal.to_string());
+    assert_eq!(
+        (&all["logins"], &all["failed_logins"]),
+        (&1.into(), &1.into())
+    );
+    let stats = std::fs::read_to_string(store.disk(".stats")).unwrap();
+    let sample = format!("target=\"{target}\"}} 8192");
+    assert!(stats.contains(&sample), "{stats}");
+    let words = run(
+        env!("CARGO_BIN_EXE_snapmark"),
+        ["status".as_ref(), store.mnt().as_os_str()],
+    );
+    assert!(
+        words.contains("iqn.2026-11.test:reader at 127.0.0.1:"),
+        "{words}"
+    );
+    initiator.log_out().unwrap();
+    common::wait_until("it has left", || session().as_array().unwrap().is_empty());
 }

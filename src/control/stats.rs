@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::exposition::Exposition;
 use crate::volume::{
-    DeviceStatus, DiskStatus, Metrics, OperationMetrics, ScrubState, ScrubStatus, Status,
+    DeviceStatus, DiskStatus, IscsiSessionStatus, Metrics, OperationMetrics, ScrubState,
+    ScrubStatus, Status,
 };
 
 /// A family with a sample for each of several things: name, help, and the value.
@@ -18,6 +19,7 @@ pub fn render(status: &Status, metrics: &Metrics) -> String {
     store(&mut out, status);
     cache(&mut out, status, metrics);
     scrub(&mut out, &status.scrub);
+    iscsi(&mut out, status);
     devices(&mut out, status);
     device_errors(&mut out, status);
     operations(&mut out, metrics);
@@ -163,6 +165,47 @@ fn scrub(out: &mut Exposition, scrub: &ScrubStatus) {
         ),
     ] {
         out.single(name, "gauge", help, value);
+    }
+}
+
+fn iscsi(out: &mut Exposition, status: &Status) {
+    let Some(target) = &status.iscsi else { return };
+    let help = "Logins to the iSCSI target.";
+    out.single("iscsi_logins_total", "counter", help, target.logins);
+    let help = "Connections to the iSCSI target that ended without a login.";
+    out.single(
+        "iscsi_failed_logins_total",
+        "counter",
+        help,
+        target.failed_logins,
+    );
+    let families: [Family<IscsiSessionStatus>; 3] = [
+        (
+            "iscsi_session_commands_total",
+            "SCSI commands of the session that have ended.",
+            |s| s.commands,
+        ),
+        (
+            "iscsi_session_read_bytes_total",
+            "Bytes that the session has read.",
+            |s| s.read,
+        ),
+        (
+            "iscsi_session_written_bytes_total",
+            "Bytes that the session has written.",
+            |s| s.written,
+        ),
+    ];
+    for (name, help, value) in families {
+        out.family(name, "counter", help);
+        for session in &target.sessions {
+            let labels = [
+                ("initiator", &*session.initiator),
+                ("address", &*session.address),
+                ("target", session.target.as_deref().unwrap_or_default()),
+            ];
+            out.sample(name, &labels, value(session));
+        }
     }
 }
 

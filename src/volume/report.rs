@@ -1,11 +1,12 @@
 //! The state of the store for those who look.
 
+use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::volumes::Volumes;
 use super::{
-    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, JournalStatus, Node, PoolStatus,
-    PoolUsage, SnapshotStatus, Status,
+    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, IscsiStatus, JournalStatus, Node,
+    PoolStatus, PoolUsage, SnapshotStatus, Status,
 };
 
 /// What to do about a state.
@@ -20,6 +21,12 @@ fn advice(state: &str) -> Option<&'static str> {
              mount again",
         ),
     }
+}
+
+/// A frontend that has something to say in the status.
+pub trait ReportsIscsi: Send + Sync {
+    /// Its state.
+    fn report(&self) -> IscsiStatus;
 }
 
 impl Volumes {
@@ -38,6 +45,11 @@ impl Volumes {
     #[must_use]
     pub fn paused_for(&self) -> std::time::Duration {
         self.cache.paused_for()
+    }
+
+    /// Has what there is to say of the iSCSI target asked for there, as long as it is there.
+    pub fn report_iscsi(&self, target: Weak<dyn ReportsIscsi>) {
+        *self.iscsi.lock() = Some(target);
     }
 
     /// The whole state.
@@ -75,10 +87,16 @@ impl Volumes {
                 used,
             }),
             scrub: self.scrub.status(),
+            iscsi: self.iscsi_status(),
             devices: self.device_status(),
             disks: self.disk_status(),
             snapshots: self.snapshot_status(),
         }
+    }
+
+    fn iscsi_status(&self) -> Option<IscsiStatus> {
+        let target = self.iscsi.lock().as_ref().and_then(Weak::upgrade);
+        target.map(|target| target.report())
     }
 
     fn state(&self) -> String {

@@ -35,12 +35,48 @@ pub struct Status {
     /// The online data check.
     #[serde(default)]
     pub scrub: ScrubStatus,
+    /// The iSCSI target, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iscsi: Option<IscsiStatus>,
     /// Devices of the pool.
     pub devices: Vec<DeviceStatus>,
     /// Disks by name.
     pub disks: Vec<DiskStatus>,
     /// Snapshots by disk name and age.
     pub snapshots: Vec<SnapshotStatus>,
+}
+
+/// The iSCSI target.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IscsiStatus {
+    /// Addresses and ports at which it listens.
+    pub portals: Vec<String>,
+    /// Logins that succeeded since the store was mounted.
+    pub logins: u64,
+    /// Connections that ended without one.
+    pub failed_logins: u64,
+    /// Sessions, oldest first.
+    pub sessions: Vec<IscsiSessionStatus>,
+}
+
+/// An iSCSI session. Counts are from its login on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IscsiSessionStatus {
+    /// The initiator's name.
+    pub initiator: String,
+    /// Its address and port.
+    pub address: String,
+    /// The target's name; absent in a discovery session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// When it logged in.
+    pub since: String,
+    /// SCSI commands that have ended.
+    pub commands: u64,
+    /// Bytes that were read.
+    pub read: u64,
+    /// Bytes that were written.
+    pub written: u64,
 }
 
 /// Space of the pool in bytes.

@@ -1,11 +1,11 @@
 //! The open store.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::low_space::Told;
 use super::namespace::{Disk, Namespace, Snapshot};
-use super::{Metrics, Node, Scrub, ScrubConfig, VolumeError};
+use super::{Metrics, Node, ReportsIscsi, Scrub, ScrubConfig, VolumeError};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
@@ -50,6 +50,8 @@ pub struct Volumes {
     /// What the log was told of low space.
     pub(super) told: Told,
     pub(super) scrub: Scrub,
+    /// Asked for its part of the status.
+    pub(super) iscsi: Mutex<Option<Weak<dyn ReportsIscsi>>>,
 }
 
 impl Volumes {
@@ -84,6 +86,7 @@ impl Volumes {
             adding_device: Mutex::default(),
             own_mount: OnceLock::new(),
             told: Told::default(),
+            iscsi: Mutex::default(),
         });
         match volumes.finish_removals() {
             // The next opening sees to it.

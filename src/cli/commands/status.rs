@@ -127,6 +127,25 @@ fn words(status: &volume::Status) -> String {
         }
     }
     let _ = writeln!(text, "scrub    {}", status.scrub);
+    if let Some(target) = &status.iscsi {
+        let _ = writeln!(
+            text,
+            "iscsi    at {}, {}",
+            target.portals.join(", "),
+            count(target.sessions.len() as u64, "session")
+        );
+        for session in &target.sessions {
+            let _ = writeln!(
+                text,
+                "         {} at {} uses {}: {} read, {} written",
+                session.initiator,
+                session.address,
+                session.target.as_deref().unwrap_or("discovery"),
+                ByteSize(session.read),
+                ByteSize(session.written)
+            );
+        }
+    }
     let _ = write!(
         text,
         "disks    {}, with {}\n\n{}",

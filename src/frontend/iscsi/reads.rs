@@ -133,6 +133,7 @@ impl Reads {
             } = ended;
             begun.reply.take_back(bytes);
             if is_right {
+                session.count_read(begun.extent.len);
                 session.finish(&begun.task, begun.reply);
             } else {
                 again.push(begun);

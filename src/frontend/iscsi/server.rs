@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::targets::{Target, Targets};
 use super::wire::{Input, Output, Pairs};
 use crate::base::Workers;
 use crate::control::Commands;
-use crate::volume::Volumes;
+use crate::volume::{IscsiStatus, ReportsIscsi, Volumes};
 
 /// Connections that have not logged in, at the most.
 const MOST_LOGINS: usize = 64;
@@ -74,6 +74,10 @@ pub(super) struct Server {
     logins: Mutex<VecDeque<(u64, TcpStream)>>,
     /// Connections so far.
     connections: AtomicU64,
+    /// Those that logged in, and those that did not.
+    logins_done: AtomicU64,
+    failed_logins: AtomicU64,
+    portals: Vec<SocketAddr>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -113,16 +117,26 @@ impl IscsiTarget {
             listeners.push((listener, at));
         }
         let server = Arc::new(Server {
-            targets: Targets::new(volumes, commands, options.store.clone(), options.uuid),
+            targets: Targets::new(
+                Arc::clone(&volumes),
+                commands,
+                options.store.clone(),
+                options.uuid,
+            ),
             sessions: Sessions::new(options.sessions),
             budget: Budget::default(),
             readers: Workers::new("iscsi-reader", READERS, QUEUED),
             workers: Workers::new("iscsi-worker", WORKERS, QUEUED),
             logins: Mutex::default(),
             connections: AtomicU64::new(0),
+            logins_done: AtomicU64::new(0),
+            failed_logins: AtomicU64::new(0),
+            portals: listeners.iter().map(|(_, at)| *at).collect(),
             threads: Mutex::default(),
             options,
         });
+        let reports: Weak<Server> = Arc::downgrade(&server);
+        volumes.report_iscsi(reports);
         let mut target = Self {
             server,
             listeners: Vec::new(),
@@ -212,6 +226,18 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, at))
 }
 
+impl ReportsIscsi for Server {
+    fn report(&self) -> IscsiStatus {
+        let sessions = self.sessions.all();
+        IscsiStatus {
+            portals: self.portals.iter().map(ToString::to_string).collect(),
+            logins: self.logins_done.load(Relaxed),
+            failed_logins: self.failed_logins.load(Relaxed),
+            sessions: sessions.iter().map(|session| session.status_of()).collect(),
+        }
+    }
+}
+
 impl Server {
     fn accept(self: &Arc<Self>, listener: &TcpListener) {
         loop {
@@ -278,7 +304,10 @@ impl Server {
         self.end_login(number);
         match login {
             Ok(login) => self.run(&login, input, &output, peer),
-            Err(failure) => log::info!("iSCSI: {peer} did not log in: {failure}"),
+            Err(failure) => {
+                self.failed_logins.fetch_add(1, Relaxed);
+                log::info!("iSCSI: {peer} did not log in: {failure}");
+            }
         }
         output.close();
         Ok(())
@@ -292,9 +321,10 @@ impl Server {
         output: &Arc<Output>,
         peer: SocketAddr,
     ) {
-        let session = match self.enter(login, output) {
+        let session = match self.enter(login, output, peer) {
             Ok(session) => session,
             Err(failure) => {
+                self.failed_logins.fetch_add(1, Relaxed);
                 log::info!(
                     "iSCSI: {} at {peer} did not log in: {failure}",
                     login.initiator
@@ -302,6 +332,7 @@ impl Server {
                 return login.refuse(output, &failure);
             }
         };
+        self.logins_done.fetch_add(1, Relaxed);
         let what = session.target.as_deref().unwrap_or("discovery").to_owned();
         log::info!("iSCSI: {} at {peer} logged in to {what}", session.initiator);
         let sending = Arc::clone(output);
@@ -324,13 +355,14 @@ impl Server {
         self: &Arc<Self>,
         login: &LoggedIn,
         output: &Arc<Output>,
+        peer: SocketAddr,
     ) -> Result<Arc<Session>, Failure> {
         let target = login.target.as_ref();
         let name = target.map(|target| target.name.as_str());
         let place = self.sessions.place(&login.initiator, login.isid, name)?;
         let used = target.map(|target| self.open(target, login)).transpose()?;
         let (output, server) = (Arc::clone(output), Arc::clone(self));
-        let session = Session::new(place.tsih, login, used, output, server);
+        let session = Session::new(place.tsih, login, used, output, server, peer);
         let session = Arc::new(session);
         place.fill(&session);
         Ok(session)

@@ -1,6 +1,7 @@
 //! A session: an initiator port that uses a target, over one connection (RFC 7143, section 4.4.3).
 //! What the receiving thread and those who do its tasks share.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -14,7 +15,8 @@ use super::server::Server;
 use super::wire::{
     Buffer, Digests, Header, MAX_DATA_SEGMENT, NO_TAG, Output, Reply, ScsiCommand, padded, response,
 };
-use crate::volume::{Extent, Node};
+use crate::base::{Timestamp, now};
+use crate::volume::{Extent, IscsiSessionStatus, Node};
 
 /// A read that takes longer than this, on the average, is left to another thread.
 const QUICK_READ: Duration = Duration::from_micros(25);
@@ -65,6 +67,10 @@ impl Task {
         self.prepared.as_ref().is_ok_and(Prepared::is_read)
     }
 
+    fn is_write(&self) -> bool {
+        self.prepared.as_ref().is_ok_and(Prepared::is_write)
+    }
+
     /// Whether it reads few blocks, and waits for nothing before that.
     pub fn is_short_read(&self) -> bool {
         let is_plain =
@@ -110,6 +116,17 @@ pub(super) struct Session {
     pub server: Arc<Server>,
     /// How long reads take on the average, in nanoseconds.
     read_time: AtomicU64,
+    peer: SocketAddr,
+    since: Timestamp,
+    counts: Counts,
+}
+
+/// What was done for a session.
+#[derive(Default)]
+struct Counts {
+    commands: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
 }
 
 impl Session {
@@ -120,6 +137,7 @@ impl Session {
         used: Option<Used>,
         output: Arc<Output>,
         server: Arc<Server>,
+        peer: SocketAddr,
     ) -> Self {
         Self {
             tsih,
@@ -133,6 +151,9 @@ impl Session {
             order: Order::default(),
             server,
             read_time: AtomicU64::new(0),
+            peer,
+            since: now(),
+            counts: Counts::default(),
         }
     }
 
@@ -206,10 +227,18 @@ impl Session {
     /// Puts the answer of a task in line, with what is read for it.
     pub fn conclude(&self, task: &Task, answer: Answer) {
         let reply = match (answer, &self.used) {
-            (Answer::Good, _) => self.good(task, task.data_out()),
+            (Answer::Good, _) => {
+                if task.is_write() {
+                    self.counts.written.fetch_add(task.data_out(), Relaxed);
+                }
+                self.good(task, task.data_out())
+            }
             (Answer::Data(data), _) => self.data(task, &data),
             (Answer::Read(extent), Some(used)) => match self.read(task, &used.unit, extent) {
-                Ok(reply) => reply,
+                Ok(reply) => {
+                    self.count_read(extent.len);
+                    reply
+                }
                 Err(sense) => self.check(task, &sense),
             },
             (Answer::Check(sense), _) => self.check(task, &sense),
@@ -263,8 +292,27 @@ impl Session {
         }
     }
 
+    /// A read came to its end.
+    pub fn count_read(&self, bytes: u64) {
+        self.counts.read.fetch_add(bytes, Relaxed);
+    }
+
+    /// For the status of the store.
+    pub fn status_of(&self) -> IscsiSessionStatus {
+        IscsiSessionStatus {
+            initiator: self.initiator.clone(),
+            address: self.peer.to_string(),
+            target: self.target.clone(),
+            since: self.since.rfc3339(),
+            commands: self.counts.commands.load(Relaxed),
+            read: self.counts.read.load(Relaxed),
+            written: self.counts.written.load(Relaxed),
+        }
+    }
+
     /// Answers a task that is over, unless it was given up.
     pub fn finish(&self, task: &Task, reply: Reply) {
+        self.counts.commands.fetch_add(1, Relaxed);
         // First, so that the answer shows it.
         self.settle(task.is_numbered);
         if !self.order.is_given_up(task.number) {
