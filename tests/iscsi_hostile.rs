@@ -11,8 +11,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use common::iscsi::{Lab, good, identity, read, settle, ten, write};
-use common::{Random, seeds};
+use common::iscsi::{Lab, good, identity, read, served, session_at, settle, ten, write};
+use common::{Random, TestStore, seeds};
 use snapmark::frontend::iscsi::{Identity, Initiator, Transfer};
 
 /// A session that is served all the time, whatever others do. Fails where an answer takes long.
@@ -390,4 +390,73 @@ fn sixty_four_sessions_work_side_by_side() {
             });
         }
     });
+}
+
+/// Initiators that ask for much and take none of it, or send parts of much, have the target keep only so
+/// much: and what they asked for they get once they take it.
+#[test]
+fn memory_stays_bounded_whatever_is_asked_for() {
+    if !common::able(&[]) {
+        return;
+    }
+    const SESSIONS: u64 = 8;
+    const ASKED: u64 = 100;
+    const MIB: u64 = 1 << 20;
+    let (store, portal) = served(&["--size", "256MiB"]);
+    store.make("d", 64 * MIB);
+    let mut sessions: Vec<Initiator> = (0..SESSIONS)
+        .map(|number| session_at(portal, &format!("greedy{number}"), "d"))
+        .collect();
+    let data = common::noise(1, MIB as usize);
+    good(&write(&mut sessions[0], 0, &data[..MIB as usize / 2]));
+    let before = memory(&store);
+    for session in &mut sessions {
+        for _ in 0..ASKED {
+            let read = ten(0x28, 0, 2048);
+            session.start(&read, Transfer::In(MIB as usize)).unwrap();
+        }
+        session.flush().unwrap();
+    }
+    // Writes whose data do not come: a MiB each, of which 256 KiB are sent at once.
+    let mut halves = Vec::new();
+    for number in 0..SESSIONS {
+        let mut session = session_at(portal, &format!("half{number}"), "d");
+        for _ in 0..ASKED {
+            let all = ten(0x2a, 4096, 2048);
+            session.start(&all, Transfer::Out(&data)).unwrap();
+        }
+        session.flush().unwrap();
+        halves.push(session);
+    }
+    // And one that works as ever.
+    let mut other = session_at(portal, "other", "d");
+    for _ in 0..50 {
+        read(&mut other, 8192, 8);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let grown = memory(&store).saturating_sub(before);
+    eprintln!("{} MiB more", grown / MIB);
+    assert!(grown < 96 * MIB, "{} MiB more", grown / MIB);
+    drop(halves);
+    for session in &mut sessions {
+        for _ in 0..ASKED {
+            let (_, outcome) = session.next_end(|_| Transfer::In(MIB as usize)).unwrap();
+            good(&outcome);
+            assert_eq!(outcome.data.len() as u64, MIB);
+            assert!(outcome.data[..MIB as usize / 2] == data[..MIB as usize / 2]);
+        }
+    }
+}
+
+/// The most memory that the daemon ever had, in bytes.
+fn memory(store: &TestStore) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", store.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib: u64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    kib << 10
 }

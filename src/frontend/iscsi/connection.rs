@@ -146,6 +146,7 @@ impl Connection {
             self.leave_reads();
         }
         if self.session.output.is_much_waiting() {
+            self.session.flush();
             // What is under way does not wait for an initiator that takes nothing: others may wait for it.
             self.reads.end_all();
             self.session.output.wait_while_much_waits();
@@ -182,7 +183,7 @@ impl Connection {
             let mut reply = super::wire::Reply::with_room(self.session.digests(), 1, 0);
             reply.add_request(&header, 0);
             self.session.output.push(reply);
-            self.session.output.flush();
+            self.session.flush();
         }
         Ok(())
     }
@@ -295,8 +296,11 @@ impl Connection {
             session.perform(&task, data);
             return Ok(());
         }
-        if task.is_short_read() && self.reads.can_begin() && session.order.start(number) {
-            self.reads.begin(task);
+        if task.is_short_read()
+            && let Some(room) = self.reads.room_for(&task)
+            && session.order.start(number)
+        {
+            self.reads.begin(task, room);
             return Ok(());
         }
         if task.is_read() && session.order.queue(number) {
@@ -616,9 +620,9 @@ impl Connection {
     }
 }
 
-fn answer_managing(session: &Session, tag: u32, answer: u8) {
+fn answer_managing(session: &Arc<Session>, tag: u32, answer: u8) {
     let mut header = Header::response(response::TASK_MANAGEMENT).for_task(tag);
     header.0[2] = answer;
     session.send(&header, &[]);
-    session.output.flush();
+    session.flush();
 }

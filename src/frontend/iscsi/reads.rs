@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::scsi::Answer;
 use super::session::{Session, Task};
-use super::wire::{Meanwhile, Reply};
+use super::wire::{Meanwhile, Reply, Room};
 use crate::volume::{EndedRead, Extent, Plan, PlannedRead, ReadQueue};
 
 /// Reads that are under way at a time; the window has twice as many commands.
@@ -18,6 +18,8 @@ const DEPTH: u32 = 64;
 struct Begun {
     task: Task,
     extent: Extent,
+    /// In line, for the answer.
+    room: Room,
     /// The answer, but for the data.
     reply: Reply,
 }
@@ -63,13 +65,14 @@ impl Reads {
         }
     }
 
-    /// Whether reads can be begun here.
-    pub fn can_begin(&mut self) -> bool {
-        self.queue.open().is_some()
+    /// Room for the answer to a read, where it can be begun here.
+    pub fn room_for(&mut self, task: &Task) -> Option<Room> {
+        self.queue.open()?;
+        self.session.output.room(task.command.expected as usize)
     }
 
     /// Does a read whose turn it is, or begins it.
-    pub fn begin(&mut self, task: Task) {
+    pub fn begin(&mut self, task: Task, room: Room) {
         let session = &self.session;
         let extent = match session.execute(&task, &[]) {
             Answer::Read(extent) => extent,
@@ -80,33 +83,35 @@ impl Reads {
         });
         match plan {
             Plan::Memory => session.conclude(&task, Answer::Read(extent)),
-            Plan::Other => self.leave(task, extent),
-            Plan::Device(planned) => self.start(task, extent, planned),
+            Plan::Other => self.leave(task, extent, room),
+            Plan::Device(planned) => self.start(task, extent, room, planned),
         }
     }
 
-    fn start(&mut self, task: Task, extent: Extent, planned: PlannedRead) {
+    fn start(&mut self, task: Task, extent: Extent, room: Room, planned: PlannedRead) {
         let answer = self.session.answer_to_fill(&task, extent.len);
         let (Some((mut reply, place)), Some(queue)) = (answer, self.queue.open()) else {
-            return self.leave(task, extent);
+            return self.leave(task, extent, room);
         };
         let bytes = reply.lend();
         let begun = Begun {
             task,
             extent,
+            room,
             reply,
         };
         if let Err(begun) = queue.start(planned, bytes, place, begun) {
-            self.leave(begun.task, begun.extent);
+            self.leave(begun.task, begun.extent, begun.room);
         }
     }
 
     /// Has another thread read.
-    fn leave(&self, task: Task, extent: Extent) {
+    fn leave(&self, task: Task, extent: Extent, room: Room) {
         let session = Arc::clone(&self.session);
         self.session.server.readers.run(move || {
             session.conclude(&task, Answer::Read(extent));
-            session.output.flush();
+            drop(room);
+            session.flush();
         });
     }
 
@@ -145,14 +150,14 @@ impl Reads {
             self.queue = Queue::Missing;
         }
         for begun in again {
-            self.leave(begun.task, begun.extent);
+            self.leave(begun.task, begun.extent, begun.room);
         }
     }
 }
 
 impl Meanwhile for Reads {
     fn rest(&mut self) {
-        self.session.output.flush();
+        self.session.flush();
     }
 
     fn is_busy(&self) -> bool {
@@ -160,7 +165,7 @@ impl Meanwhile for Reads {
     }
 
     fn wait(&mut self, socket: BorrowedFd<'_>) {
-        self.session.output.flush();
+        self.session.flush();
         if let Queue::Open(queue) = &mut self.queue {
             let waited = queue.wait(socket);
             self.take_ended(waited);

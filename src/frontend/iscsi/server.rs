@@ -335,9 +335,9 @@ impl Server {
         self.logins_done.fetch_add(1, Relaxed);
         let what = session.target.as_deref().unwrap_or("discovery").to_owned();
         log::info!("iSCSI: {} at {peer} logged in to {what}", session.initiator);
-        let sending = Arc::clone(output);
+        let (sending, of) = (Arc::clone(output), Arc::clone(&session));
         let sender = Builder::new().name("iscsi-send".to_owned());
-        match sender.spawn(move || sending.send_what_is_stuck()) {
+        match sender.spawn(move || sending.send_what_is_stuck(|| of.has_sent())) {
             Ok(sender) => {
                 let mut connection = Connection::new(Arc::clone(&session), login.cid, input);
                 login.welcome(output, session.tsih);
@@ -381,6 +381,8 @@ impl Server {
     /// The end of a session: nothing of it is done any more when it is out of the table.
     fn leave(&self, session: Arc<Session>) {
         session.order.close();
+        // Those that wait for room to answer: none of them is done any more.
+        session.has_sent();
         session.order.wait_for_given_up();
         if let Some(used) = &session.used {
             used.unit.leave(&used.nexus);

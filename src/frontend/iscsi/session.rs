@@ -1,11 +1,14 @@
 //! A session: an initiator port that uses a target, over one connection (RFC 7143, section 4.4.3).
 //! What the receiving thread and those who do its tasks share.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::budget::Grant;
 use super::login::{LoggedIn, Parameters};
@@ -116,6 +119,8 @@ pub(super) struct Session {
     pub server: Arc<Server>,
     /// How long reads take on the average, in nanoseconds.
     read_time: AtomicU64,
+    /// Reads that wait for room in line.
+    parked: Mutex<VecDeque<Task>>,
     peer: SocketAddr,
     since: Timestamp,
     counts: Counts,
@@ -151,6 +156,7 @@ impl Session {
             order: Order::default(),
             server,
             read_time: AtomicU64::new(0),
+            parked: Mutex::default(),
             peer,
             since: now(),
             counts: Counts::default(),
@@ -265,11 +271,55 @@ impl Session {
             let rest = reads.split_off(share.min(reads.len()));
             let (session, share) = (Arc::clone(self), std::mem::replace(&mut reads, rest));
             self.server.readers.run(move || {
-                let is_due = |task: &&Task| session.order.run(task.number);
-                let due = share.iter().filter(is_due);
-                due.for_each(|task| session.perform(task, &[]));
-                session.output.flush();
+                share
+                    .into_iter()
+                    .for_each(|task| session.perform_read(task));
+                session.flush();
             });
+        }
+    }
+
+    /// Does a read that was left to this thread. Where there is much to be sent before it, it waits, and the
+    /// thread does not.
+    fn perform_read(self: &Arc<Self>, task: Task) {
+        match self.output.room(task.command.expected as usize) {
+            Some(_room) => {
+                if self.order.run(task.number) {
+                    self.perform(&task, &[]);
+                }
+            }
+            None => {
+                self.parked.lock().push_back(task);
+                // There may be room since.
+                self.resume_reads();
+            }
+        }
+    }
+
+    /// Goes on with reads that wait for room in line, if there is some.
+    fn resume_reads(self: &Arc<Self>) {
+        while self.output.has_room() {
+            let Some(task) = self.parked.lock().pop_front() else {
+                return;
+            };
+            let session = Arc::clone(self);
+            self.server.readers.run(move || {
+                session.perform_read(task);
+                session.flush();
+            });
+        }
+    }
+
+    /// Sends what the socket takes at once.
+    pub fn flush(self: &Arc<Self>) {
+        self.output.flush();
+        self.has_sent();
+    }
+
+    /// Something was sent, or never will be.
+    pub fn has_sent(self: &Arc<Self>) {
+        if !self.parked.lock().is_empty() {
+            self.resume_reads();
         }
     }
 
@@ -278,11 +328,13 @@ impl Session {
         let (session, number, is_numbered) = (Arc::clone(self), task.number, task.is_numbered);
         let is_read = task.is_read();
         let job = Box::new(move || {
-            if session.order.run(number) {
+            if is_read {
+                session.perform_read(task);
+            } else if session.order.run(number) {
                 session.perform(&task, &data);
             }
             drop((data, grant));
-            session.output.flush();
+            session.flush();
         });
         match self.order.start_or_wait(number, job) {
             Turn::Now(job) if is_read => self.server.readers.run(job),
@@ -468,12 +520,12 @@ impl Session {
     }
 
     /// Asks the initiator to log out: the target ends (asynchronous event 1).
-    pub fn ask_for_logout(&self, within: Duration) {
+    pub fn ask_for_logout(self: &Arc<Self>, within: Duration) {
         let mut header = Header::response(response::ASYNC_MESSAGE);
         header.0[36] = 1;
         header.0[42..44].copy_from_slice(&(within.as_secs() as u16).to_be_bytes());
         self.send(&header, &[]);
-        self.output.flush();
+        self.flush();
     }
 }
 

@@ -11,7 +11,7 @@ mod text;
 pub(super) use buffer::Buffer;
 pub(super) use header::{BHS, Header, MAX_DATA_SEGMENT, NO_TAG, padded, response};
 pub(super) use input::{Input, InputError, Meanwhile};
-pub(super) use output::{Digests, Output, Reply};
+pub(super) use output::{Digests, Output, Reply, Room};
 pub(super) use request::{
     Attribute, DataOut, Function, Login, Logout, LogoutReason, Malformed, NopOut, Request,
     ScsiCommand, Stage, TaskManagement, Text,

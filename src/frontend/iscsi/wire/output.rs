@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use parking_lot::{Condvar, Mutex};
@@ -19,7 +20,7 @@ use crate::base::checksum;
 /// Bytes of a digest.
 const DIGEST: usize = 4;
 /// Bytes in line above which no more commands are taken.
-const MUCH: usize = 4 << 20;
+const MUCH: usize = 2 << 20;
 /// Buffers that one system call sends.
 const AT_ONCE: usize = 64;
 
@@ -200,6 +201,8 @@ struct Line {
     begun: usize,
     /// Bytes that wait, `begun` among them.
     bytes: usize,
+    /// Bytes of answers that are being made.
+    promised: usize,
     /// Someone is sending.
     is_sending: bool,
     /// The socket took no more: the connection's thread is to wait for it.
@@ -207,6 +210,18 @@ struct Line {
     /// The connection is over.
     is_over: bool,
     stat_sn: u32,
+}
+
+/// Room in line for an answer that is being made, until it is dropped.
+pub struct Room {
+    output: Arc<Output>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.output.line.lock().promised -= self.bytes;
+    }
 }
 
 /// How far a system call came.
@@ -225,6 +240,7 @@ impl Output {
                 waiting: VecDeque::new(),
                 begun: 0,
                 bytes: 0,
+                promised: 0,
                 is_sending: false,
                 is_stuck: false,
                 is_over: false,
@@ -274,8 +290,9 @@ impl Output {
         self.sent.notify_all();
     }
 
-    /// What the connection's thread for sending does, until the connection is over.
-    pub fn send_what_is_stuck(&self) {
+    /// What the connection's thread for sending does, until the connection is over. It calls `after` whenever
+    /// it has sent something.
+    pub fn send_what_is_stuck(&self, after: impl Fn()) {
         let mut line = self.line.lock();
         while !line.is_over {
             if !line.is_stuck {
@@ -288,6 +305,7 @@ impl Output {
                 let sent =
                     parking_lot::MutexGuard::unlocked(&mut line, || self.send(&batch, begun, 0));
                 self.settle(&mut line, batch, sent);
+                parking_lot::MutexGuard::unlocked(&mut line, &after);
             }
             (line.is_stuck, line.is_sending) = (false, false);
             self.sent.notify_all();
@@ -299,7 +317,24 @@ impl Output {
         self.line.lock().bytes > MUCH
     }
 
-    /// Waits while there is much in line.
+    /// Whether there is room in line for one more answer that is big.
+    pub fn has_room(&self) -> bool {
+        self.line.lock().has_room(0)
+    }
+
+    /// Room in line for an answer of so many bytes; any answer finds room where there is nothing else. An
+    /// initiator that takes nothing can't have us make more than that.
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+        let mut line = self.line.lock();
+        if !line.has_room(bytes) {
+            return None;
+        }
+        line.promised += bytes;
+        let output = Arc::clone(self);
+        Some(Room { output, bytes })
+    }
+
+    /// Waits while there is much in line; what was not [sent](Self::flush) yet, others have to send.
     pub fn wait_while_much_waits(&self) {
         let mut line = self.line.lock();
         while line.bytes > MUCH && !line.is_over {
@@ -393,6 +428,11 @@ impl Output {
 }
 
 impl Line {
+    fn has_room(&self, bytes: usize) -> bool {
+        let all = self.bytes + self.promised;
+        self.is_over || all == 0 || all + bytes <= MUCH
+    }
+
     fn take(&mut self) -> SmallVec<[Buffer; AT_ONCE]> {
         let count = self.waiting.len().min(AT_ONCE);
         self.waiting.drain(..count).collect()
@@ -403,7 +443,6 @@ impl Line {
 mod tests {
     use std::io::Read;
     use std::net::TcpListener;
-    use std::sync::Arc;
 
     use super::super::header::response;
     use super::*;
@@ -452,7 +491,7 @@ mod tests {
     fn what_a_slow_initiator_does_not_take_is_sent_later() {
         let (mut client, output) = pair();
         let sender = Arc::clone(&output);
-        let sender = std::thread::spawn(move || sender.send_what_is_stuck());
+        let sender = std::thread::spawn(move || sender.send_what_is_stuck(|| {}));
         let mut expected = Vec::new();
         for n in 0..40u8 {
             let mut reply = Reply::with_room(Digests::default(), 1, 1 << 18);
