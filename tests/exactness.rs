@@ -16,7 +16,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use common::TestStore;
-use stamps::{Buffer, Checker, Plan, Progress, Rng, Times, Writer, open_direct, seed};
+use stamps::{Buffer, Checker, OnDrop, Plan, Progress, Rng, Times, Writer, open_direct, seed};
 
 const SNAPSHOTS: u32 = 200;
 const DISKS: [&str; 2] = ["a.img", "b.img"];
@@ -206,15 +206,6 @@ fn under_load(store: &TestStore, plan: Plan, writers: &[Writer]) -> (Vec<Read>, 
         eprintln!("writes with snapshots:    {}", waits.with.words());
         (taken, commands)
     })
-}
-
-/// Sets a flag at the end, also where that is a panic.
-struct OnDrop<'a>(&'a AtomicBool);
-
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
-    }
 }
 
 /// The checker itself, on plain files: what is a prefix passes, what is none does not.

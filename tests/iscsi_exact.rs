@@ -17,7 +17,7 @@ use std::time::Duration;
 use common::TestStore;
 use common::iscsi::{STORE, good, served, settle};
 use snapmark::frontend::iscsi::{Identity, Initiator, Transfer, snapshot_cdb, target_name};
-use stamps::{Buffer, Checker, Kind, Plan, Progress, Rng, Writer, open_direct, seed};
+use stamps::{Buffer, Checker, Kind, OnDrop, Plan, Progress, Rng, Writer, open_direct, seed};
 
 const SNAPSHOTS: u32 = 120;
 const DISKS: [&str; 2] = ["a.img", "b.img"];
@@ -76,15 +76,6 @@ fn write(store: &TestStore, portal: SocketAddr, writer: &Writer, over: &AtomicBo
             };
             writer.step_by(&mut rng, &mut buffer, does).unwrap();
         }
-    }
-}
-
-/// Sets a flag at the end, also where that is a panic.
-struct OnDrop<'a>(&'a AtomicBool);
-
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
     }
 }
 

@@ -11,9 +11,10 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use common::iscsi::{Lab, good, identity, read, served, session_at, settle, ten, write};
+use common::engine::Shape;
+use common::iscsi::{Lab, good, identity, options, read, served, session_at, settle, ten, write};
 use common::{Random, TestStore, seeds};
-use snapmark::frontend::iscsi::{Identity, Initiator, Transfer};
+use snapmark::frontend::iscsi::{Identity, Initiator, InitiatorError, IscsiOptions, Transfer};
 
 /// A session that is served all the time, whatever others do. Fails where an answer takes long.
 fn undisturbed(lab: &Lab, others: impl FnOnce()) {
@@ -390,6 +391,31 @@ fn sixty_four_sessions_work_side_by_side() {
             });
         }
     });
+}
+
+/// Who is silent is asked whether he is there; who does not answer has gone.
+#[test]
+fn a_silent_initiator_is_asked_and_then_left() {
+    let options = IscsiOptions {
+        silence: Duration::from_millis(300),
+        ..options()
+    };
+    let lab = Lab::with(options, Shape::default());
+    let mut answers = lab.session("answers", "disk");
+    let silent = lab.session("silent", "disk");
+    answers.set_patience(Duration::from_millis(1500));
+    // It waits for what does not come, and answers what is asked meanwhile.
+    let waited = answers.next_end(|_| Transfer::None);
+    assert!(matches!(waited, Err(InitiatorError::Timeout)), "{waited:?}");
+    answers.set_patience(Duration::from_secs(10));
+    read(&mut answers, 0, 8);
+    let mut socket = silent.socket().try_clone().unwrap();
+    let mut said = Vec::new();
+    socket.read_to_end(&mut said).unwrap();
+    assert_eq!(said.len(), 48, "one PDU, and the end");
+    // NOP-In, with a tag that wants an answer (RFC 7143, section 11.19).
+    assert_eq!((said[0], &said[16..20]), (0x20, &[0xff; 4][..]));
+    assert_ne!(said[20..24], [0xff; 4]);
 }
 
 /// Initiators that ask for much and take none of it, or send parts of much, have the target keep only so

@@ -43,6 +43,7 @@ pub fn options(
         access: access.collect(),
         open: settings.open,
         sessions: usize::from(settings.sessions),
+        silence: IscsiOptions::SILENCE,
     }))
 }
 

@@ -35,6 +35,7 @@ pub fn options() -> IscsiOptions {
         access: Vec::new(),
         open: false,
         sessions: 256,
+        silence: IscsiOptions::SILENCE,
     }
 }
 

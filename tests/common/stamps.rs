@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// Bytes in a block.
@@ -65,6 +65,15 @@ pub fn seed() -> u64 {
     });
     eprintln!("seed: SNAPMARK_SEED={seed}");
     seed
+}
+
+/// Sets a flag at the end, also where that is a panic.
+pub struct OnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 /// Room of so many bytes at an address that `O_DIRECT` takes.

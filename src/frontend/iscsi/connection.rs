@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -21,9 +21,6 @@ use super::wire::{
 const WINDOW: u32 = 128;
 /// Reads that are kept back at the most until they are left to others.
 const MANY_READS: usize = 32;
-/// How long an initiator may be silent before it is asked whether it is still there, and how long it
-/// may take to answer.
-const SILENCE: Duration = Duration::from_secs(30);
 /// The tag of our question.
 const PING: u32 = 1;
 /// Text that is sent in pieces is sent for this tag.
@@ -172,11 +169,14 @@ impl Connection {
 
     /// Nothing came for a while.
     fn listen(&mut self) -> Result<(), End> {
-        let silence = self.last_heard.elapsed();
-        if silence > 2 * SILENCE {
+        let (silence, patience) = (
+            self.last_heard.elapsed(),
+            self.session.server.options.silence,
+        );
+        if silence > 2 * patience {
             return Err(End::Silent);
         }
-        if silence > SILENCE && !self.is_asked {
+        if silence > patience && !self.is_asked {
             self.is_asked = true;
             let mut header = Header::response(response::NOP_IN);
             header.set_u32(20, PING);

@@ -1,6 +1,7 @@
 //! How disks are served over iSCSI.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::config::Glob;
 pub use crate::config::{Account, Secrets};
@@ -22,6 +23,9 @@ pub struct IscsiOptions {
     pub open: bool,
     /// Sessions at the most.
     pub sessions: usize,
+    /// How long an initiator may be silent before it is asked whether it is still there, and how long it may
+    /// take to answer.
+    pub silence: Duration,
 }
 
 /// Who may use some disks, and their snapshots.
@@ -34,6 +38,9 @@ pub struct Access {
 }
 
 impl IscsiOptions {
+    /// How long initiators may be silent, unless told otherwise.
+    pub const SILENCE: Duration = Duration::from_secs(30);
+
     /// Whether an initiator may use a disk.
     #[must_use]
     pub fn allows(&self, initiator: &str, disk: &str) -> bool {

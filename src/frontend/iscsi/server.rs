@@ -26,8 +26,8 @@ use crate::volume::{IscsiStatus, ReportsIscsi, Volumes};
 
 /// Connections that have not logged in, at the most.
 const MOST_LOGINS: usize = 64;
-/// How often a thread that receives looks up.
-const TICK: Duration = Duration::from_secs(5);
+/// How often a thread that receives looks up while an initiator may be silent.
+const TICKS: u32 = 6;
 /// How long an initiator may take nothing of what is sent.
 const SEND_PATIENCE: Duration = Duration::from_secs(30);
 /// How long initiators have to log out when the target ends.
@@ -297,7 +297,7 @@ impl Server {
     }
 
     fn serve(self: &Arc<Self>, number: u64, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        prepare(&socket)?;
+        prepare(&socket, self.options.silence / TICKS)?;
         let mut input = Input::new(socket.try_clone()?);
         let output = Arc::new(Output::new(socket, 1));
         let login = login::log_in(&mut input, &output, &self.options, &self.targets);
@@ -417,9 +417,9 @@ impl Server {
     }
 }
 
-fn prepare(socket: &TcpStream) -> io::Result<()> {
+fn prepare(socket: &TcpStream, tick: Duration) -> io::Result<()> {
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(TICK))?;
+    socket.set_read_timeout(Some(tick))?;
     socket.set_write_timeout(Some(SEND_PATIENCE))?;
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60));
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
