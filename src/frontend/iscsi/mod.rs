@@ -1,8 +1,8 @@
 //! The iSCSI target (RFC 7143): the same disks over the network. A thin layer that turns SCSI commands
 //! into calls of `volume` and `control`; what a disk is is decided below.
 //!
-//! Where to read on: `server` listens, `login` lets initiators in, `connection` receives, `session` and
-//! `order` say what is done when, `scsi/` does it, `wire/` knows the bytes.
+//! Where to read on: `server` listens, `login` lets initiators in, `connection` receives, `reads` has reads
+//! under way, `session` and `order` say what is done when, `scsi/` does it, `wire/` knows the bytes.
 
 mod budget;
 mod connection;
