@@ -303,7 +303,7 @@ fn what_is_synchronized_survives_power_loss() {
     let mut forced = ten(0x2a, 8, 8);
     forced[1] = 8;
     good(&disk.command(&forced, Transfer::Out(&[6; 4096])).unwrap());
-    let lost = lab.engine.disk.crash_image(1);
+    let lost = lab.engine.disk.crash_image(0);
     let again = common::engine::Engine::open_images(&lost, lab.engine.shape);
     let node = again.lookup("disk").unwrap();
     let mut bytes = vec![0; 8192];

@@ -418,6 +418,83 @@ fn a_silent_initiator_is_asked_and_then_left() {
     assert_ne!(said[20..24], [0xff; 4]);
 }
 
+/// A login whose answers nobody takes ends like any other, and keeps no thread.
+#[test]
+fn a_login_that_takes_no_answers_ends() {
+    let lab = Lab::new();
+    let keys: Vec<u8> = (0..120)
+        .flat_map(|n| format!("X-{n:0>55}=1\0").into_bytes())
+        .collect();
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        socket.connect(&lab.portal.into()).unwrap();
+        let mut socket = TcpStream::from(socket);
+        let mut all = Vec::new();
+        for round in 0..64 {
+            let text: Vec<u8> = if round == 0 {
+                b"InitiatorName=iqn.2026-11.test:deaf\0SessionType=Discovery\0".to_vec()
+            } else {
+                keys.clone()
+            };
+            // Operational stage, and no wish to leave it.
+            let mut pdu = header(&[(0, &[0x43]), (1, &[0x04]), (11, &[1])]).to_vec();
+            pdu[5..8].copy_from_slice(&(text.len() as u32).to_be_bytes()[1..]);
+            pdu.extend(&text);
+            pdu.resize(pdu.len().next_multiple_of(4), 0);
+            all.extend(pdu);
+        }
+        let _ = socket.write_all(&all);
+        connections.push(socket);
+    }
+    undisturbed(&lab, || std::thread::sleep(Duration::from_secs(1)));
+    // The target ends although they are still connected: all its threads do.
+    let (told, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(lab);
+        told.send(()).unwrap();
+    });
+    ended
+        .recv_timeout(Duration::from_secs(40))
+        .expect("the target ends");
+}
+
+/// What waits until an initiator takes more keeps no processor busy.
+#[test]
+fn an_initiator_that_takes_some_keeps_no_thread_busy() {
+    if !common::able(&[]) {
+        return;
+    }
+    let (store, portal) = served(&["--size", "64MiB"]);
+    store.make("d", 8 << 20);
+    let mut session = session_at(portal, "some", "d");
+    for _ in 0..60 {
+        session
+            .start(&ten(0x28, 0, 2048), Transfer::In(1 << 20))
+            .unwrap();
+    }
+    session.flush().unwrap();
+    let mut socket = session.socket().try_clone().unwrap();
+    let mut some = vec![0; 1 << 20];
+    for _ in 0..4 {
+        socket.read_exact(&mut some[..700_000]).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let before = busy(&store);
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = busy(&store) - before;
+        assert!(spent < 40, "{spent} hundredths of a second");
+    }
+}
+
+/// Processor time of the daemon, in hundredths of a second.
+fn busy(store: &TestStore) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", store.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 /// Initiators that ask for much and take none of it, or send parts of much, have the target keep only so
 /// much: and what they asked for they get once they take it.
 #[test]

@@ -135,6 +135,40 @@ fn hooks_decide_and_are_told() {
     assert!(snapshots(&store, "b.img").is_empty());
 }
 
+/// What it is about to take stands in the store's file before it is taken: so it knows again what is its
+/// own where it died in between.
+#[test]
+fn what_it_took_right_before_it_died_is_its_own() {
+    if !common::able(&[]) {
+        return;
+    }
+    let mut store = TestStore::unmounted(&["--size", "1GiB"]);
+    store.mount();
+    store.make("a.img", 1 << 20);
+    store.unmount();
+    let (go, file) = (store.dir().join("go"), store.store().join("schedules.yaml"));
+    let before = format!(
+        "until test -e {}; do sleep 0.05; done; grep -q $SNAPMARK_NAME {}",
+        go.display(),
+        file.display()
+    );
+    // The hook after it kills the daemon, which has not noted yet what it took.
+    let rule = "{name: n, disks: \"*\", every: 1s, keep: {last: 1}";
+    set(
+        &store,
+        &format!("  - {rule}, before: \"{before}\", after: \"kill -9 $PPID\"}}\n"),
+    );
+    store.mount();
+    std::fs::write(&go, "").unwrap();
+    store.crashed();
+    set(&store, &format!("  - {rule}}}\n"));
+    store.mount();
+    let first = of_schedule(&store, "a.img", "n").remove(0);
+    wait_until("it is deleted in its turn", || {
+        !snapshots(&store, "a.img").contains(&first)
+    });
+}
+
 #[test]
 fn wrong_schedules_are_refused_with_their_place() {
     if !common::able(&[]) {

@@ -5,6 +5,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::wire::Attribute;
 
+/// Immediate tasks that a session may have at a time.
+const MOST_IMMEDIATE: usize = 8;
+
 /// What is to be done for a task once it is its turn.
 pub type Job = Box<dyn FnOnce() + Send>;
 
@@ -56,6 +59,8 @@ pub enum Refused {
     TagInUse,
     /// The session ends.
     Closed,
+    /// There are too many that have no number, and so no window.
+    TooMany,
 }
 
 /// What became of a task that was to be done.
@@ -80,6 +85,10 @@ impl Order {
         }
         if tasks.unfinished.iter().any(|task| task.tag == tag) {
             return Err(Refused::TagInUse);
+        }
+        let immediate = tasks.unfinished.iter().filter(|task| !task.is_numbered);
+        if !is_numbered && immediate.count() >= MOST_IMMEDIATE {
+            return Err(Refused::TooMany);
         }
         let number = tasks.next;
         tasks.next += 1;
@@ -341,6 +350,18 @@ mod tests {
         assert!(order.begin(1, Simple, true).is_ok());
         order.close();
         assert_eq!(order.begin(2, Simple, true), Err(Refused::Closed));
+    }
+
+    #[test]
+    fn tasks_without_a_number_are_few() {
+        let order = Order::default();
+        for tag in 0..MOST_IMMEDIATE as u32 {
+            order.begin(tag, Simple, false).unwrap();
+        }
+        assert_eq!(order.begin(100, Simple, false), Err(Refused::TooMany));
+        assert!(order.begin(101, Simple, true).is_ok());
+        order.end(0);
+        assert!(order.begin(102, Simple, false).is_ok());
     }
 
     #[test]

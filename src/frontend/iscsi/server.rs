@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -298,56 +298,62 @@ impl Server {
 
     fn serve(self: &Arc<Self>, number: u64, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
         prepare(&socket, self.options.silence / TICKS)?;
-        let mut input = Input::new(socket.try_clone()?);
+        let input = Input::new(socket.try_clone()?);
         let output = Arc::new(Output::new(socket, 1));
-        let login = login::log_in(&mut input, &output, &self.options, &self.targets);
-        self.end_login(number);
-        match login {
-            Ok(login) => self.run(&login, input, &output, peer),
-            Err(failure) => {
-                self.failed_logins.fetch_add(1, Relaxed);
-                log::info!("iSCSI: {peer} did not log in: {failure}");
-            }
-        }
+        let session: Arc<OnceLock<Arc<Session>>> = Arc::default();
+        let (sending, of) = (Arc::clone(&output), Arc::clone(&session));
+        let sender = Builder::new().name("iscsi-send".to_owned());
+        let sender = sender.spawn(move || {
+            sending.send_what_is_stuck(|| {
+                if let Some(session) = of.get() {
+                    session.has_sent();
+                }
+            });
+        })?;
+        self.talk(number, input, &output, peer, &session);
         output.close();
+        // Only now nothing more is sent, and nothing waits for it.
+        let _ = sender.join();
         Ok(())
     }
 
-    /// A session from its login to its end.
-    fn run(
+    /// A login, and what comes after it.
+    fn talk(
         self: &Arc<Self>,
-        login: &LoggedIn,
-        input: Input,
+        number: u64,
+        mut input: Input,
         output: &Arc<Output>,
         peer: SocketAddr,
+        begun: &OnceLock<Arc<Session>>,
     ) {
-        let session = match self.enter(login, output, peer) {
+        let login = login::log_in(&mut input, output, &self.options, &self.targets);
+        self.end_login(number);
+        let login = match login {
+            Ok(login) => login,
+            Err(failure) => {
+                self.failed_logins.fetch_add(1, Relaxed);
+                return log::info!("iSCSI: {peer} did not log in: {failure}");
+            }
+        };
+        let session = match self.enter(&login, output, peer) {
             Ok(session) => session,
             Err(failure) => {
                 self.failed_logins.fetch_add(1, Relaxed);
-                log::info!(
-                    "iSCSI: {} at {peer} did not log in: {failure}",
-                    login.initiator
-                );
+                let initiator = &login.initiator;
+                log::info!("iSCSI: {initiator} at {peer} did not log in: {failure}");
                 return login.refuse(output, &failure);
             }
         };
+        let _ = begun.set(Arc::clone(&session));
         self.logins_done.fetch_add(1, Relaxed);
         let what = session.target.as_deref().unwrap_or("discovery").to_owned();
         log::info!("iSCSI: {} at {peer} logged in to {what}", session.initiator);
-        let (sending, of) = (Arc::clone(output), Arc::clone(&session));
-        let sender = Builder::new().name("iscsi-send".to_owned());
-        match sender.spawn(move || sending.send_what_is_stuck(|| of.has_sent())) {
-            Ok(sender) => {
-                let mut connection = Connection::new(Arc::clone(&session), login.cid, input);
-                login.welcome(output, session.tsih);
-                let end = connection.serve();
-                log::info!("iSCSI: {} at {peer} left {what}: {end}", session.initiator);
-                output.close();
-                let _ = sender.join();
-            }
-            Err(error) => log::warn!("iSCSI: no thread for {peer}: {error}"),
-        }
+        let mut connection = Connection::new(Arc::clone(&session), login.cid, input);
+        login.welcome(output, session.tsih);
+        let end = connection.serve();
+        log::info!("iSCSI: {} at {peer} left {what}: {end}", session.initiator);
+        drop(connection);
+        output.close();
         self.leave(session);
     }
 

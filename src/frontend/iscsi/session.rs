@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::budget::Grant;
+use super::budget::{Grant, Share};
 use super::login::{LoggedIn, Parameters};
 use super::order::{Order, Turn};
 use super::scsi::{self, Answer, Nexus, Prepared, Scene, Sense, Unit, code};
 use super::server::Server;
 use super::wire::{
-    Buffer, Digests, Header, MAX_DATA_SEGMENT, NO_TAG, Output, Reply, ScsiCommand, padded, response,
+    Buffer, Digests, Header, MAX_DATA_SEGMENT, NO_TAG, Output, Reply, Room, ScsiCommand, padded,
+    response,
 };
 use crate::base::{Timestamp, now};
 use crate::volume::{Extent, IscsiSessionStatus, Node};
@@ -121,6 +122,10 @@ pub(super) struct Session {
     read_time: AtomicU64,
     /// Reads that wait for room in line.
     parked: Mutex<VecDeque<Task>>,
+    /// Memory for data that it sends.
+    pub share: Share,
+    /// Requests to manage tasks that are under way.
+    pub managing: AtomicUsize,
     peer: SocketAddr,
     since: Timestamp,
     counts: Counts,
@@ -157,6 +162,8 @@ impl Session {
             server,
             read_time: AtomicU64::new(0),
             parked: Mutex::default(),
+            share: Share::default(),
+            managing: AtomicUsize::new(0),
             peer,
             since: now(),
             counts: Counts::default(),
@@ -283,11 +290,7 @@ impl Session {
     /// thread does not.
     fn perform_read(self: &Arc<Self>, task: Task) {
         match self.output.room(task.command.expected as usize) {
-            Some(_room) => {
-                if self.order.run(task.number) {
-                    self.perform(&task, &[]);
-                }
-            }
+            Some(room) => self.perform_in(&room, &task),
             None => {
                 self.parked.lock().push_back(task);
                 // There may be room since.
@@ -296,18 +299,30 @@ impl Session {
         }
     }
 
-    /// Goes on with reads that wait for room in line, if there is some.
+    fn perform_in(&self, _room: &Room, task: &Task) {
+        if self.order.run(task.number) {
+            self.perform(task, &[]);
+        }
+    }
+
+    /// Goes on with those reads that waited for room in line, and have it now.
     fn resume_reads(self: &Arc<Self>) {
-        while self.output.has_room() {
-            let Some(task) = self.parked.lock().pop_front() else {
-                return;
-            };
+        while let Some((task, room)) = self.next_parked() {
             let session = Arc::clone(self);
             self.server.readers.run(move || {
-                session.perform_read(task);
+                session.perform_in(&room, &task);
+                drop(room);
                 session.flush();
             });
         }
+    }
+
+    fn next_parked(&self) -> Option<(Task, Room)> {
+        let mut parked = self.parked.lock();
+        let room = self
+            .output
+            .room(parked.front()?.command.expected as usize)?;
+        Some((parked.pop_front()?, room))
     }
 
     /// Sends what the socket takes at once.
@@ -318,9 +333,7 @@ impl Session {
 
     /// Something was sent, or never will be.
     pub fn has_sent(self: &Arc<Self>) {
-        if !self.parked.lock().is_empty() {
-            self.resume_reads();
-        }
+        self.resume_reads();
     }
 
     /// Has a task done by another thread, when it is its turn.

@@ -5,7 +5,7 @@ mod requests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -23,6 +23,16 @@ use super::wire::{
 const WINDOW: u32 = 128;
 /// Reads that are kept back at the most until they are left to others.
 const MANY_READS: usize = 32;
+/// How long data that were asked for may take.
+const DATA_PATIENCE: Duration = Duration::from_secs(30);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the initiator may take to hear why its session ends.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Why a PDU is rejected: too many immediate commands (RFC 7143, section 11.17.1).
+const TOO_MANY: u8 = 0x06;
+/// Requests to manage tasks that may be under way in a session.
+const MOST_MANAGING: usize = 8;
 /// The tag of our question.
 const PING: u32 = 1;
 /// Text that is sent in pieces is sent for this tag.
@@ -78,6 +88,8 @@ struct Collecting {
     /// The tag that the sequence has.
     transfer_tag: u32,
     data_sn: u32,
+    /// When something of it came last.
+    since: Instant,
 }
 
 /// The receiving half of a session.
@@ -96,6 +108,7 @@ pub(super) struct Connection {
     /// Text that is to be sent.
     text_left: Vec<u8>,
     last_heard: Instant,
+    last_look: Instant,
     is_asked: bool,
 }
 
@@ -119,6 +132,7 @@ impl Connection {
             text: Vec::new(),
             text_left: Vec::new(),
             last_heard: Instant::now(),
+            last_look: Instant::now(),
             is_asked: false,
         }
     }
@@ -135,7 +149,7 @@ impl Connection {
         if let (Some(reason), Some(header)) = (end.reject_reason(), self.input.last_header()) {
             self.reject(reason, header);
         }
-        self.session.output.wait_until_sent();
+        self.session.output.wait_until_sent(LAST_WORDS);
         self.session.output.close();
         end
     }
@@ -155,6 +169,7 @@ impl Connection {
         };
         self.last_heard = Instant::now();
         self.is_asked = false;
+        self.look_at_data()?;
         match Request::decode(&header)? {
             // Most of what comes.
             Request::Scsi(command) => self.command(&header, command),
@@ -164,13 +179,28 @@ impl Connection {
                     return Ok(self.skip_data()?);
                 }
                 self.session.settle(!header.is_immediate());
-                self.other(request)
+                self.other(&header, request)
             }
         }
     }
 
+    /// Whether data that were asked for are coming: what waits for them keeps memory.
+    fn look_at_data(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if now.duration_since(self.last_look) < LOOK {
+            return Ok(());
+        }
+        self.last_look = now;
+        let is_late = |one: &Collecting| now.duration_since(one.since) > DATA_PATIENCE;
+        if self.collecting.values().any(is_late) {
+            return Err(End::Protocol("data that were asked for do not come"));
+        }
+        Ok(())
+    }
+
     /// Nothing came for a while.
     fn listen(&mut self) -> Result<(), End> {
+        self.look_at_data()?;
         let (silence, patience) = (
             self.last_heard.elapsed(),
             self.session.server.options.silence,
@@ -219,12 +249,16 @@ impl Connection {
         self.session.perform_reads(std::mem::take(&mut self.left));
     }
 
-    fn other(&mut self, request: Request) -> Result<(), End> {
+    fn other(&mut self, header: &Header, request: Request) -> Result<(), End> {
         match request {
             Request::Nop(nop) => self.nop(nop),
             Request::TaskManagement(request) => {
                 self.skip_data()?;
-                self.manage(request);
+                if self.session.managing.load(Relaxed) >= MOST_MANAGING {
+                    self.reject(TOO_MANY, header);
+                } else {
+                    self.manage(request);
+                }
                 Ok(())
             }
             Request::Text(text) => self.text(text),
@@ -278,6 +312,11 @@ impl Connection {
             Ok(number) => number,
             Err(Refused::TagInUse) => return Err(End::Protocol("a task's tag is in use")),
             Err(Refused::Closed) => return Err(End::Logout),
+            Err(Refused::TooMany) => {
+                self.skip_data()?;
+                self.reject(TOO_MANY, header);
+                return Ok(());
+            }
         };
         let task = Task {
             number,
@@ -309,7 +348,7 @@ impl Connection {
             self.left.push(task);
             return Ok(());
         }
-        let Some(grant) = session.server.budget.take(wanted) else {
+        let Some(grant) = session.server.budget.take(&session.share, wanted) else {
             session.finish(&task, session.status(&task, TASK_SET_FULL, None));
             return Ok(());
         };
@@ -335,7 +374,7 @@ impl Connection {
     /// Takes the data that came with a command, and goes for the rest.
     fn collect(&mut self, task: Task, wanted: usize, immediate: usize) -> Result<(), End> {
         let session = Arc::clone(&self.session);
-        let Some(grant) = session.server.budget.take(wanted) else {
+        let Some(grant) = session.server.budget.take(&session.share, wanted) else {
             self.skip_data()?;
             session.finish(&task, session.status(&task, TASK_SET_FULL, None));
             return Ok(());
@@ -348,6 +387,7 @@ impl Connection {
             until: first_burst,
             transfer_tag: NO_TAG,
             data_sn: 0,
+            since: Instant::now(),
             task,
         };
         self.receive(&mut collecting, immediate)?;
@@ -376,6 +416,7 @@ impl Connection {
             collecting.data[wanted - here..].copy_from_slice(&data[..here]);
         }
         collecting.got += len;
+        collecting.since = self.last_heard;
         Ok(())
     }
 

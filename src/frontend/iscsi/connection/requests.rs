@@ -36,6 +36,7 @@ impl Connection {
         };
         let tag = request.tag;
         // What is given up but being done is waited for, and not here.
+        self.session.managing.fetch_add(1, Relaxed);
         self.session.server.workers.run(move || {
             session.order.wait_for_given_up();
             answer_managing(&session, tag, answer);
@@ -44,6 +45,7 @@ impl Connection {
 
     fn reset(&self, tag: u32) {
         let session = Arc::clone(&self.session);
+        self.session.managing.fetch_add(1, Relaxed);
         self.session.server.workers.run(move || {
             if let Some(used) = &session.used {
                 let all = session.server.sessions.of_unit(&used.unit);
@@ -155,6 +157,10 @@ impl Connection {
             self.reads.end_all();
             self.session.order.close();
             self.session.order.wait_for_given_up();
+            // Whoever hears that it has gone finds what it had reserved.
+            if let Some(used) = &self.session.used {
+                used.unit.leave(&used.nexus);
+            }
         }
         self.session.send(&header, &[]);
         if ends { Err(End::Logout) } else { Ok(()) }
@@ -164,6 +170,7 @@ impl Connection {
 fn answer_managing(session: &Arc<Session>, tag: u32, answer: u8) {
     let mut header = Header::response(response::TASK_MANAGEMENT).for_task(tag);
     header.0[2] = answer;
+    session.managing.fetch_sub(1, Relaxed);
     session.send(&header, &[]);
     session.flush();
 }

@@ -17,6 +17,8 @@ use super::wire::{
     TextError, padded, response,
 };
 
+/// How long the initiator may take to hear why it is refused.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a login may take in all.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Steps of a login: an endless one ends here.
@@ -165,7 +167,8 @@ struct Talk<'a> {
 /// What the first request says.
 struct Who {
     initiator: String,
-    target: Option<Target>,
+    /// The target's name; nothing for a discovery session.
+    target: Option<String>,
 }
 
 impl<'a> Talk<'a> {
@@ -289,6 +292,9 @@ impl<'a> Talk<'a> {
     fn identify(&self, said: &Pairs) -> Result<Who, Failure> {
         let initiator = said.get("InitiatorName").filter(|name| !name.is_empty());
         let initiator = initiator.ok_or(Failure::Missing("InitiatorName"))?;
+        if !is_iscsi_name(initiator) {
+            return Err(Failure::Initiator("InitiatorName is no iSCSI name"));
+        }
         let is_discovery = match said.get("SessionType") {
             None | Some("Normal") => false,
             Some("Discovery") => true,
@@ -300,12 +306,10 @@ impl<'a> Talk<'a> {
             let name = said
                 .get("TargetName")
                 .ok_or(Failure::Missing("TargetName"))?;
-            let target = self.targets.find(name);
-            let target = target.ok_or_else(|| Failure::NotFound(name.to_owned()))?;
-            if !self.options.allows(initiator, &target.disk) {
-                return Err(Failure::Forbidden(name.to_owned()));
+            if !is_iscsi_name(name) {
+                return Err(Failure::Initiator("TargetName is no iSCSI name"));
             }
-            Some(target)
+            Some(name.to_owned())
         };
         Ok(Who {
             initiator: initiator.to_owned(),
@@ -343,13 +347,26 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
+    /// The target that it wants. Only who has proved who he is learns what there is.
+    fn target(&self, initiator: &str, name: String) -> Result<Target, Failure> {
+        let Some(target) = self.targets.find(&name) else {
+            return Err(Failure::NotFound(name));
+        };
+        if !self.options.allows(initiator, &target.disk) {
+            return Err(Failure::Forbidden(name));
+        }
+        Ok(target)
+    }
+
     fn finish(&mut self, login: Login, answer: Pairs) -> Result<LoggedIn, Failure> {
         let who = self.who.take().ok_or(Failure::Missing("InitiatorName"))?;
+        let target = who.target.map(|name| self.target(&who.initiator, name));
+        let target = target.transpose()?;
         Ok(LoggedIn {
             initiator: who.initiator,
             isid: login.isid,
             cid: login.cid,
-            target: who.target,
+            target,
             parameters: self.parameters.clone(),
             last: Last { login, answer },
         })
@@ -368,8 +385,16 @@ fn refuse(output: &Output, last: Option<&Login>, failure: &Failure) {
         let mut header = answer_to(login, false, 0);
         header.0[36..38].copy_from_slice(&status);
         send(output, &header, &[]);
-        output.wait_until_sent();
+        output.wait_until_sent(LAST_WORDS);
     }
+}
+
+/// Whether it has the form of an iSCSI name (RFC 7143, section 4.2.7), as far as that keeps what stands in
+/// logs and registrations readable and short.
+fn is_iscsi_name(name: &str) -> bool {
+    let is_type = |kind: &&str| name.len() > kind.len() && name.starts_with(*kind);
+    let is_plain = |c: char| !c.is_control() && !c.is_whitespace();
+    name.len() <= 223 && ["iqn.", "eui.", "naa."].iter().any(is_type) && name.chars().all(is_plain)
 }
 
 fn answer_to(login: &Login, goes_on: bool, tsih: u16) -> Header {

@@ -11,6 +11,9 @@ pub const MAX_BLOCKS: u64 = (1 << 20) / BLOCK;
 /// The most that COMPARE AND WRITE compares: its field has one byte.
 pub const MAX_COMPARE: u64 = 255;
 
+/// The longest parameter list of commands whose field for that is longer than any list.
+const MAX_PARAMETERS: u32 = 4096;
+
 /// The two bytes that begin here.
 #[must_use]
 pub fn be16(bytes: &[u8]) -> u16 {
@@ -128,15 +131,17 @@ pub fn data_out(op: Op, cdb: &[u8; 16]) -> Result<u64, Sense> {
         Op::Read6 | Op::Read10 | Op::Read12 | Op::Read16 => count <= MAX_BLOCKS,
         Op::Write6 | Op::Write10 | Op::Write12 | Op::Write16 => count <= MAX_BLOCKS,
         Op::WriteVerify10 | Op::WriteVerify12 | Op::WriteVerify16 => count <= MAX_BLOCKS,
-        Op::Verify10 | Op::Verify12 | Op::Verify16 => {
-            count <= MAX_BLOCKS || verification(cdb)? != Verify::Compare
-        }
+        Op::Verify10 | Op::Verify12 | Op::Verify16 => count <= MAX_BLOCKS,
+        Op::ReserveOut => be32(&cdb[5..]) <= MAX_PARAMETERS,
+        Op::Snapshot10 => u32::from(be16(&cdb[7..])) <= MAX_PARAMETERS,
+        Op::Snapshot12 => be32(&cdb[6..]) <= MAX_PARAMETERS,
         Op::CompareAndWrite => count <= MAX_COMPARE,
         _ => true,
     };
     if !moves {
         let byte = match op {
-            Op::Read12 | Op::Write12 | Op::WriteVerify12 | Op::Verify12 => 6,
+            Op::ReserveOut => 5,
+            Op::Read12 | Op::Write12 | Op::WriteVerify12 | Op::Verify12 | Op::Snapshot12 => 6,
             Op::Read16 | Op::Write16 | Op::WriteVerify16 | Op::Verify16 => 10,
             _ => 7,
         };
@@ -214,7 +219,12 @@ mod tests {
             of(Op::Write10, &[0x2a, 0, 0, 0, 0, 0, 0, 0x08, 1]),
             Err((0x24, 0))
         );
-        assert_eq!(of(Op::Verify10, &[0x2f, 0, 0, 0, 0, 0, 0, F, F]), Ok(0));
+        assert_eq!(of(Op::Verify10, &[0x2f, 0, 0, 0, 0, 0, 0, 8, 0]), Ok(0));
+        // However many blocks there are to go over: a worker is not had for ever.
+        assert_eq!(
+            of(Op::Verify10, &[0x2f, 0, 0, 0, 0, 0, 0, F, F]),
+            Err((0x24, 0))
+        );
         assert_eq!(of(Op::Verify10, &[0x2f, 2, 0, 0, 0, 0, 0, 0, 3]), Ok(1536));
         assert_eq!(of(Op::Verify10, &[0x2f, 6, 0, 0, 0, 0, 0, 0, 3]), Ok(512));
         assert_eq!(
@@ -226,6 +236,12 @@ mod tests {
             of(Op::Snapshot12, &[0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 9]),
             Ok(9)
         );
+        for (op, bytes) in [
+            (Op::Snapshot12, &[0xc2, 0, 0, 0, 0, 0, 2, 0, 0, 0][..]),
+            (Op::ReserveOut, &[0x5f, 0, 0, 0, 0, 2, 0, 0, 0]),
+        ] {
+            assert_eq!(of(op, bytes), Err((0x24, 0)), "32 MiB of parameters");
+        }
     }
 
     const F: u8 = 0xff;

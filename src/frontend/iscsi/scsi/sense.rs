@@ -296,6 +296,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_full_pool_keeps_snapshots_out_as_it_does_writes() {
+        let full = CommandError::new(ErrorKind::NoSpace, "full");
+        let sense = Sense::of_snapshot(&full);
+        assert_eq!((sense.key, sense.code), (Key::DataProtect, (0x27, 0x07)));
+    }
+
+    #[test]
     fn both_formats_say_the_same() {
         let sense = Sense {
             information: Some(0x1234),

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use smallvec::SmallVec;
@@ -317,11 +318,6 @@ impl Output {
         self.line.lock().bytes > MUCH
     }
 
-    /// Whether there is room in line for one more answer that is big.
-    pub fn has_room(&self) -> bool {
-        self.line.lock().has_room(0)
-    }
-
     /// Room in line for an answer of so many bytes; any answer finds room where there is nothing else. An
     /// initiator that takes nothing can't have us make more than that.
     pub fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
@@ -342,12 +338,15 @@ impl Output {
         }
     }
 
-    /// Waits until all in line is sent, or can't be.
-    pub fn wait_until_sent(&self) {
+    /// Waits until all in line is sent, or can't be, for so long at the most.
+    pub fn wait_until_sent(&self, within: Duration) {
         self.flush();
+        let deadline = Instant::now() + within;
         let mut line = self.line.lock();
         while !line.is_over && (line.is_sending || !line.waiting.is_empty()) {
-            self.sent.wait(&mut line);
+            if self.sent.wait_until(&mut line, deadline).timed_out() {
+                return;
+            }
         }
     }
 
@@ -507,7 +506,7 @@ mod tests {
             assert!(pdu[BHS..].iter().all(|byte| *byte == n), "{n}");
         }
         output.wait_while_much_waits();
-        output.wait_until_sent();
+        output.wait_until_sent(Duration::from_secs(10));
         output.close();
         sender.join().unwrap();
     }
@@ -526,6 +525,6 @@ mod tests {
         }
         output.close();
         output.wait_while_much_waits();
-        output.wait_until_sent();
+        output.wait_until_sent(Duration::from_secs(10));
     }
 }
