@@ -1055,3 +1055,32 @@ fn names_are_padded_and_snapshots_are_no_disks() {
     let names = lab.engine.list().into_iter().map(|(name, _)| name);
     assert_eq!(names.collect::<Vec<_>>(), ["disk", "disk@one", "disk@two"]);
 }
+
+/// Data that were asked for have their time; but not those of a task that another initiator's reset gave up.
+#[test]
+fn data_that_do_not_come_end_their_session_unless_they_were_given_up() {
+    let lab = Lab::with(
+        IscsiOptions {
+            data_patience: Duration::from_secs(2),
+            ..options()
+        },
+        Shape::default(),
+    );
+    let begin = |raw: &mut Raw| {
+        let tag = raw.command(SIMPLE, 0x20, &ten(0x2a, 0, 64), 64 * 512, &[]);
+        assert_eq!(raw.next().kind(), (R2T, tag));
+    };
+    let mut given_up = Raw::session(&lab, "a", "disk");
+    begin(&mut given_up);
+    lab.session("b", "disk").reset().unwrap();
+    let mut late = Raw::session(&lab, "c", "disk");
+    begin(&mut late);
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(500));
+        given_up.ping();
+    }
+    given_up.settle();
+    let rejected = late.next();
+    assert_eq!((rejected.opcode(), rejected.header[2]), (0x3f, 0x04));
+    assert_eq!(late.socket.read(&mut [0]).unwrap(), 0, "its end");
+}

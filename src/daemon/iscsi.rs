@@ -44,6 +44,7 @@ pub fn options(
         open: settings.open,
         sessions: usize::from(settings.sessions),
         silence: IscsiOptions::SILENCE,
+        data_patience: IscsiOptions::DATA_PATIENCE,
     }))
 }
 

@@ -36,6 +36,7 @@ pub fn options() -> IscsiOptions {
         open: false,
         sessions: 256,
         silence: IscsiOptions::SILENCE,
+        data_patience: IscsiOptions::DATA_PATIENCE,
     }
 }
 

@@ -26,6 +26,8 @@ pub struct IscsiOptions {
     /// How long an initiator may be silent before it is asked whether it is still there, and how long it may
     /// take to answer.
     pub silence: Duration,
+    /// How long data may take that an initiator was asked for.
+    pub data_patience: Duration,
 }
 
 /// Who may use some disks, and their snapshots.
@@ -40,6 +42,8 @@ pub struct Access {
 impl IscsiOptions {
     /// How long initiators may be silent, unless told otherwise.
     pub const SILENCE: Duration = Duration::from_secs(30);
+    /// How long data that were asked for may take, unless told otherwise.
+    pub const DATA_PATIENCE: Duration = Duration::from_secs(30);
 
     /// Whether an initiator may use a disk.
     #[must_use]

@@ -257,10 +257,13 @@ impl Tasks {
         if self.special == 0 {
             return true;
         }
+        // One that was given up while its data come in is never done: nobody waits for it.
+        let is_nothing = |task: &Task| task.is_given_up && matches!(task.state, State::Collecting);
         let older = self
             .unfinished
             .iter()
-            .take_while(|task| task.number < number);
+            .take_while(|task| task.number < number)
+            .filter(|task| !is_nothing(task));
         let own = self.unfinished.iter().find(|task| task.number == number);
         match own.map(|task| task.attribute) {
             None | Some(Attribute::HeadOfQueue) => true,
@@ -392,6 +395,19 @@ mod tests {
             Turn::GivenUp
         ));
         assert_eq!(order.unfinished(), 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_data_that_were_given_up() {
+        let order = Order::default();
+        let collecting = order.begin(1, Ordered, true).unwrap();
+        let ordered = order.begin(2, Ordered, true).unwrap();
+        assert!(waits(&order, ordered));
+        let (jobs, _) = order.give_up(|number| number == collecting);
+        assert_eq!(jobs.len(), 1, "the other's turn has come");
+        let last = order.begin(3, Ordered, true).unwrap();
+        assert!(order.end(ordered).is_empty());
+        assert!(order.start(last));
     }
 
     #[test]

@@ -23,8 +23,6 @@ use super::wire::{
 const WINDOW: u32 = 128;
 /// Reads that are kept back at the most until they are left to others.
 const MANY_READS: usize = 32;
-/// How long data that were asked for may take.
-const DATA_PATIENCE: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the initiator may take to hear why its session ends.
@@ -191,7 +189,17 @@ impl Connection {
             return Ok(());
         }
         self.last_look = now;
-        let is_late = |one: &Collecting| now.duration_since(one.since) > DATA_PATIENCE;
+        // Those that others gave up: their data need not come.
+        let session = &self.session;
+        self.collecting.retain(|_, collecting| {
+            let is_over = session.order.is_given_up(collecting.task.number);
+            if is_over {
+                session.drop_task(&collecting.task);
+            }
+            !is_over
+        });
+        let patience = session.server.options.data_patience;
+        let is_late = |one: &Collecting| now.duration_since(one.since) > patience;
         if self.collecting.values().any(is_late) {
             return Err(End::Protocol("data that were asked for do not come"));
         }
