@@ -135,10 +135,91 @@ fn hooks_decide_and_are_told() {
     assert!(snapshots(&store, "b.img").is_empty());
 }
 
-/// What it is about to take stands in the store's file before it is taken: so it knows again what is its
-/// own where it died in between.
+/// As if it had died right after it had written what it was about to take.
+fn announce(store: &TestStore, schedule: &str, name: &str) {
+    let file = store.store().join("schedules.yaml");
+    let text = format!(
+        "{schedule}:\n  last: 1000000000\n  announced: {name}\n  disks: [a.img]\n  taken: []\n"
+    );
+    std::fs::write(file, text).unwrap();
+}
+
+/// What it is about to take stands in the store's file before it is taken: so it knows what is its own
+/// where it died in between, and what it still has to take.
 #[test]
-fn what_it_took_right_before_it_died_is_its_own() {
+fn what_it_was_about_to_take_is_its_own_or_still_due() {
+    if !common::able(&[]) {
+        return;
+    }
+    let mut store = TestStore::unmounted(&["--size", "1GiB"]);
+    store.mount();
+    for disk in ["a.img", "b.img"] {
+        store.make(disk, 1 << 20);
+    }
+    // Taken, of the disk that was announced; and of another, by somebody else.
+    let name = "n-2001-09-09T01-46-40Z";
+    store.snapshot("a.img", name);
+    store.snapshot("b.img", name);
+    store.unmount();
+    set(
+        &store,
+        "  - {name: n, disks: \"a*\", every: 1s, keep: {last: 1}}\n",
+    );
+    announce(&store, "n", name);
+    store.mount();
+    wait_until("it is deleted in its turn", || {
+        let there = snapshots(&store, "a.img");
+        !there.is_empty() && !there.contains(&name.to_owned())
+    });
+    assert_eq!(snapshots(&store, "b.img"), [name]);
+    store.unmount();
+    // Not taken.
+    set(&store, "  - {name: m, disks: \"b*\", every: 8784h}\n");
+    announce(&store, "m", "m-2001-09-09T01-46-40Z");
+    store.mount();
+    wait_until("it is made up for", || {
+        !of_schedule(&store, "b.img", "m").is_empty()
+    });
+}
+
+/// A snapshot that a hook took, of whatever disk and by whatever name, is not the schedule's.
+#[test]
+fn what_a_hook_took_stays() {
+    if !common::able(&[]) {
+        return;
+    }
+    let mut store = TestStore::unmounted(&["--size", "1GiB"]);
+    store.mount();
+    for disk in ["a.img", "person.img"] {
+        store.make(disk, 1 << 20);
+    }
+    store.unmount();
+    let control = store.disk(".control");
+    // Of another disk, and once of its own, so that the schedule's fails.
+    let before = format!(
+        "echo snapshot person.img $SNAPMARK_NAME > {control}; test -e {mark} || echo snapshot a.img \
+         $SNAPMARK_NAME > {control}; touch {mark}",
+        control = control.display(),
+        mark = store.dir().join("mark").display(),
+    );
+    set(
+        &store,
+        &format!(
+            "  - {{name: q, disks: \"a*\", every: 1s, keep: {{last: 1}}, before: \"{before}\"}}\n"
+        ),
+    );
+    store.mount();
+    wait_until("it has taken and deleted some", || {
+        of_schedule(&store, "person.img", "q").len() >= 5
+    });
+    let (all, own) = (snapshots(&store, "person.img"), snapshots(&store, "a.img"));
+    assert!(own.contains(&all[0]), "the hook's own: {own:?} {all:?}");
+    assert!(own.len() <= 3, "{own:?}");
+}
+
+/// A stop during the hook before it: the one after it is run all the same, and it is still due.
+#[test]
+fn a_stop_lets_the_hook_after_it_run_and_the_snapshot_due() {
     if !common::able(&[]) {
         return;
     }
@@ -146,26 +227,24 @@ fn what_it_took_right_before_it_died_is_its_own() {
     store.mount();
     store.make("a.img", 1 << 20);
     store.unmount();
-    let (go, file) = (store.dir().join("go"), store.store().join("schedules.yaml"));
-    let before = format!(
-        "until test -e {}; do sleep 0.05; done; grep -q $SNAPMARK_NAME {}",
-        go.display(),
-        file.display()
+    let (begun, after) = (store.dir().join("begun"), store.dir().join("after"));
+    let hooks = format!(
+        "before: \"touch {}; sleep 100\", after: \"sleep 0.5; echo $SNAPMARK_RESULT > {}\"",
+        begun.display(),
+        after.display()
     );
-    // The hook after it kills the daemon, which has not noted yet what it took.
-    let rule = "{name: n, disks: \"*\", every: 1s, keep: {last: 1}";
-    set(
-        &store,
-        &format!("  - {rule}, before: \"{before}\", after: \"kill -9 $PPID\"}}\n"),
-    );
+    let rule = "name: n, disks: \"*\", every: 8784h";
+    set(&store, &format!("  - {{{rule}, {hooks}}}\n"));
+    let file = store.store().join("schedules.yaml");
+    std::fs::write(&file, "n:\n  last: 1000000000\n").unwrap();
     store.mount();
-    std::fs::write(&go, "").unwrap();
-    store.crashed();
-    set(&store, &format!("  - {rule}}}\n"));
+    wait_until("the hook is at it", || begun.exists());
+    store.unmount();
+    assert_eq!(std::fs::read_to_string(&after).unwrap(), "failed\n");
+    set(&store, &format!("  - {{{rule}}}\n"));
     store.mount();
-    let first = of_schedule(&store, "a.img", "n").remove(0);
-    wait_until("it is deleted in its turn", || {
-        !snapshots(&store, "a.img").contains(&first)
+    wait_until("it is made up for", || {
+        !of_schedule(&store, "a.img", "n").is_empty()
     });
 }
 

@@ -9,6 +9,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long one may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long one may take that is to be run in any case, once the daemon stops.
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -25,12 +27,13 @@ pub(super) struct Environment {
 pub(super) struct Hook;
 
 impl Hook {
-    /// Runs a command, if there is one, and waits for its end. It is ended when its time is over, or
-    /// the daemon stops.
+    /// Runs a command, if there is one, and waits for its end. It is ended when its time is over; where
+    /// the daemon stops, it has `grace` from then on.
     pub fn run(
         command: Option<&str>,
         environment: &Environment,
         ended: &Receiver<()>,
+        grace: Duration,
     ) -> Result<(), String> {
         let Some(command) = command else {
             return Ok(());
@@ -52,7 +55,7 @@ impl Hook {
             .process_group(0)
             .spawn();
         let mut child = child.map_err(|error| error.to_string())?;
-        match wait(&mut child, ended) {
+        match wait(&mut child, ended, grace) {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(status.to_string()),
             Err(why) => {
@@ -66,21 +69,24 @@ impl Hook {
     }
 }
 
-fn wait(child: &mut Child, ended: &Receiver<()>) -> Result<ExitStatus, String> {
-    let deadline = Instant::now() + PATIENCE;
+fn wait(child: &mut Child, ended: &Receiver<()>, grace: Duration) -> Result<ExitStatus, String> {
+    let mut deadline = Instant::now() + PATIENCE;
+    let mut stops = false;
     loop {
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
             return Ok(status);
         }
-        if Instant::now() > deadline {
-            return Err(format!(
-                "it took more than {} s and was ended",
-                PATIENCE.as_secs()
-            ));
+        if Instant::now() >= deadline {
+            return Err(match stops {
+                true => "the daemon stops".to_owned(),
+                false => format!("it took more than {} s and was ended", PATIENCE.as_secs()),
+            });
         }
-        match ended.recv_timeout(LOOK) {
-            Err(RecvTimeoutError::Timeout) => {}
-            _ => return Err("the daemon stops".to_owned()),
+        if stops {
+            std::thread::sleep(LOOK);
+        } else if ended.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
+            stops = true;
+            deadline = deadline.min(Instant::now() + grace);
         }
     }
 }

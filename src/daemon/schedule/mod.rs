@@ -13,18 +13,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use jiff::Timestamp;
 
-use crate::base::snapshot_file_name;
+use crate::base::{check_snapshot_name, snapshot_file_name};
 use crate::config::ScheduleRule;
-use crate::control::Commands;
+use crate::control::{Commands, ErrorKind};
 use crate::volume::{Node, Volumes};
-use hook::{Environment, Hook};
+use hook::{Environment, GRACE, Hook};
 use state::{State, Taken};
 
 /// How long the thread sleeps at the most, since clocks may be set.
 const LOOK: Duration = Duration::from_secs(20);
+
+/// How often disks are listed again that are gone when their snapshot is taken.
+const TRIES: usize = 8;
 
 /// The thread, until it is dropped; then it ends what it is at.
 pub struct Schedules {
@@ -91,7 +94,7 @@ impl Keeper {
     fn run(&mut self) {
         self.state.begin(&self.rules, Timestamp::now());
         for rule in self.rules.clone() {
-            self.adopt(&rule);
+            self.settle_crash(&rule);
         }
         loop {
             let wait = self.turn(Timestamp::now());
@@ -102,10 +105,17 @@ impl Keeper {
         }
     }
 
+    fn stops(&self) -> bool {
+        self.ended.try_recv() == Err(TryRecvError::Disconnected)
+    }
+
     /// Does what is due, and returns how long nothing will be.
     fn turn(&mut self, now: Timestamp) -> Duration {
         let mut wait = LOOK;
         for rule in self.rules.clone() {
+            if self.stops() {
+                return wait;
+            }
             let last = self.state.last(&rule.name, now);
             let Some(next) = rule.next_after(last) else {
                 continue;
@@ -122,70 +132,112 @@ impl Keeper {
         wait
     }
 
+    /// The disks that a schedule is for, and that can have a snapshot of this name.
+    fn disks(&self, rule: &ScheduleRule, name: &str) -> Vec<String> {
+        let mut disks = Vec::new();
+        for (disk, node) in self.volumes.list() {
+            if !matches!(node, Node::Disk(_)) || !rule.disks.matches(&disk) {
+                continue;
+            }
+            match check_snapshot_name(&disk, name) {
+                Ok(()) => disks.push(disk),
+                Err(error) => log::warn!("schedule {}: {disk} is left out: {error}", rule.name),
+            }
+        }
+        disks
+    }
+
     /// Takes a snapshot. However often it was due, it is taken once.
     fn take(&mut self, rule: &ScheduleRule, now: Timestamp) {
-        let listed = self.volumes.list().into_iter();
-        let disks: Vec<String> = listed
-            .filter(|(name, node)| matches!(node, Node::Disk(_)) && rule.disks.matches(name))
-            .map(|(name, _)| name)
-            .collect();
         let name = format!("{}-{}", rule.name, now.strftime("%Y-%m-%dT%H-%M-%SZ"));
+        let disks = self.disks(rule, &name);
         if disks.is_empty() {
             log::debug!("schedule {}: no disk is called {}", rule.name, rule.disks);
-            self.state.note(&rule.name, now, None);
-            return;
+            return self.state.settle(&rule.name, Some(now), Vec::new());
         }
-        // Written first: should the daemon die in between, the name says whose the snapshots are.
-        self.state.note(&rule.name, now, Some(&name));
         let mut environment = Environment {
             schedule: rule.name.clone(),
             name: name.clone(),
             disks: disks.join(","),
             result: None,
         };
-        let before = Hook::run(rule.before.as_deref(), &environment, &self.ended);
+        let before = rule.before.as_deref();
+        let before = Hook::run(before, &environment, &self.ended, Duration::ZERO);
         let taken = match before {
-            Ok(()) => self
-                .commands
-                .snapshot(&disks, Some(&name), true)
-                .map_err(|e| e.to_string()),
+            Ok(()) => self.snapshot(rule, &name),
             Err(error) => Err(format!("'before' failed: {error}")),
         };
-        match &taken {
-            Ok(_) => log::info!(
-                "schedule {}: took {name} of {}",
-                rule.name,
-                environment.disks
-            ),
-            Err(error) => log::warn!("schedule {}: no snapshot: {error}", rule.name),
-        }
+        let came = match &taken {
+            Ok(disks) => {
+                environment.disks = disks.join(",");
+                log::info!(
+                    "schedule {}: took {name} of {}",
+                    rule.name,
+                    environment.disks
+                );
+                self.taken(&name, disks)
+            }
+            Err(error) => {
+                log::warn!("schedule {}: no snapshot: {error}", rule.name);
+                Vec::new()
+            }
+        };
+        // What did not come about because the daemon stops is still due when it begins again.
+        let is_done = taken.is_ok() || !self.stops();
+        self.state.settle(&rule.name, is_done.then_some(now), came);
         environment.result = Some(taken.is_ok());
-        if let Err(error) = Hook::run(rule.after.as_deref(), &environment, &self.ended) {
+        let after = rule.after.as_deref();
+        if let Err(error) = Hook::run(after, &environment, &self.ended, GRACE) {
             log::warn!("schedule {}: 'after' failed: {error}", rule.name);
         }
-        self.adopt(rule);
     }
 
-    /// Notes the snapshots that were taken under the name that was announced.
-    fn adopt(&mut self, rule: &ScheduleRule) {
-        let Some(name) = self.state.announced(&rule.name) else {
-            return;
-        };
-        let suffix = format!("@{name}");
+    /// Takes it of the disks that there are now, which may be others than before the hook. Returns which.
+    fn snapshot(&mut self, rule: &ScheduleRule, name: &str) -> Result<Vec<String>, String> {
+        let mut tries = 0;
+        loop {
+            let disks = self.disks(rule, name);
+            if disks.is_empty() {
+                return Err("the disks are gone".to_owned());
+            }
+            // Written first: should the daemon die in between, name and disks say whose the snapshots are.
+            self.state.announce(&rule.name, name, &disks);
+            match self.commands.snapshot(&disks, Some(name), true) {
+                Ok(_) => return Ok(disks),
+                // One was deleted or renamed since it was listed.
+                Err(error) if error.kind == ErrorKind::NotFound && tries < TRIES => tries += 1,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// The snapshots of this name that these disks have.
+    fn taken(&self, name: &str, disks: &[String]) -> Vec<Taken> {
         let mut taken = Vec::new();
-        for (file, node) in self.volumes.list() {
-            let Some(disk) = file.strip_suffix(&suffix) else {
-                continue;
-            };
-            if let (Ok(identity), Node::Snapshot(_)) = (self.volumes.identity(node), node) {
+        for disk in disks {
+            let node = self.volumes.lookup(&snapshot_file_name(disk, name));
+            if let Some(node @ Node::Snapshot(_)) = node
+                && let Ok(identity) = self.volumes.identity(node)
+            {
                 taken.push(Taken {
-                    disk: disk.to_owned(),
-                    name: name.clone(),
+                    disk: disk.clone(),
+                    name: name.to_owned(),
                     identity,
                 });
             }
         }
-        self.state.adopt(&rule.name, taken);
+        taken
+    }
+
+    /// After a crash between the announcement of a snapshot and what came of it: it is there for all its
+    /// disks, or is still due.
+    fn settle_crash(&mut self, rule: &ScheduleRule) {
+        let Some((name, disks)) = self.state.announced(&rule.name) else {
+            return;
+        };
+        let taken = self.taken(&name, &disks);
+        let last = taken.first().and_then(|taken| taken.time(&rule.name));
+        self.state.settle(&rule.name, last, taken);
     }
 
     /// Deletes what need not be kept any more.

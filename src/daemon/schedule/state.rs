@@ -44,9 +44,11 @@ impl Taken {
 pub(super) struct Done {
     /// When it was last due, in seconds since 1970.
     last: i64,
-    /// The name of the snapshots that it was about to take.
+    /// The name of the snapshots that it was about to take, and the disks.
     #[serde(default)]
     announced: Option<String>,
+    #[serde(default)]
+    disks: Vec<String>,
     /// Those that it took, and that are not deleted.
     #[serde(default)]
     taken: Vec<Taken>,
@@ -75,10 +77,9 @@ impl State {
         Self { file, schedules }
     }
 
-    /// Those that are new are not due until their time comes; those that are gone are forgotten.
+    /// Those that are new are not due until their time comes. Those that are gone are remembered: they may
+    /// come back, and their snapshots with them.
     pub fn begin(&mut self, rules: &[ScheduleRule], now: Timestamp) {
-        self.schedules
-            .retain(|name, _| rules.iter().any(|rule| rule.name == *name));
         for rule in rules {
             let done = self
                 .schedules
@@ -104,23 +105,29 @@ impl State {
         Timestamp::from_second(done.last).unwrap_or(now)
     }
 
-    /// It is due now, and about to take snapshots of this name.
-    pub fn note(&mut self, schedule: &str, now: Timestamp, name: Option<&str>) {
+    /// It is about to take snapshots of this name, of these disks. It is due as before, until it is known
+    /// what came of it.
+    pub fn announce(&mut self, schedule: &str, name: &str, disks: &[String]) {
         let done = self.schedules.entry(schedule.to_owned()).or_default();
-        done.last = now.as_second();
-        done.announced = name.map(str::to_owned);
+        done.announced = Some(name.to_owned());
+        done.disks = disks.to_vec();
         self.save();
     }
 
-    /// The name that was announced, where it is not known what came of it.
-    pub fn announced(&self, schedule: &str) -> Option<String> {
-        self.schedules.get(schedule)?.announced.clone()
+    /// The name and the disks that were announced, where it is not known what came of it.
+    pub fn announced(&self, schedule: &str) -> Option<(String, Vec<String>)> {
+        let done = self.schedules.get(schedule)?;
+        Some((done.announced.clone()?, done.disks.clone()))
     }
 
-    /// These came of it.
-    pub fn adopt(&mut self, schedule: &str, taken: Vec<Taken>) {
+    /// These came of it. `last` is when it was due, if it is done with that.
+    pub fn settle(&mut self, schedule: &str, last: Option<Timestamp>, taken: Vec<Taken>) {
         let done = self.schedules.entry(schedule.to_owned()).or_default();
         done.announced = None;
+        done.disks.clear();
+        if let Some(last) = last {
+            done.last = last.as_second();
+        }
         done.taken.extend(taken);
         self.save();
     }
