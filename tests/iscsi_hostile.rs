@@ -19,10 +19,11 @@ use snapmark::frontend::iscsi::{Identity, Initiator, InitiatorError, IscsiOption
 /// A session that is served all the time, whatever others do. Fails where an answer takes long.
 fn undisturbed(lab: &Lab, others: impl FnOnce()) {
     let over = AtomicBool::new(false);
+    // It has logged in before the others come: of the connections that have not, the oldest may go.
+    let mut session = lab.session("well", "disk");
+    session.set_patience(Duration::from_secs(20));
     std::thread::scope(|scope| {
         let well = scope.spawn(|| {
-            let mut session = lab.session("well", "disk");
-            session.set_patience(Duration::from_secs(20));
             let mut rounds = 0u32;
             while !over.load(SeqCst) || rounds < 10 {
                 let data = [rounds as u8; 4096];
