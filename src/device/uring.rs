@@ -13,10 +13,8 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use io_uring::{IoUring, opcode, squeue, types};
-use rustix::io::Errno;
-
 use super::Device;
+use io_uring::{IoUring, opcode, squeue, types};
 
 /// The number of what tells that the socket has something.
 const SOCKET: u64 = u64::MAX;
@@ -195,7 +193,8 @@ impl<T> ReadRing<T> {
         let got = usize::try_from(result).unwrap_or(0).min(read.place.len());
         read.place.start += got;
         read.offset += got as u64;
-        let goes_on = got > 0 || Errno::from_raw_os_error(-result) == Errno::INTR;
+        // 0 is the end of a file that has become shorter.
+        let goes_on = got > 0 || result == -libc::EINTR;
         if !read.place.is_empty() && goes_on && self.push_read(number) {
             return;
         }
@@ -229,9 +228,10 @@ impl<T> ReadRing<T> {
     fn push(&mut self, entry: &squeue::Entry) -> bool {
         for _ in 0..2 {
             // SAFETY: a read leads to memory of a vector in `slots`, whose bytes stay where they are
-            // until the kernel has said that it is done: only `end` takes it out, and `drop` waits for
-            // that. The file is open as long, by the device beside it. A poll leads to no memory, and the
-            // kernel holds its file.
+            // until the kernel has said that it is done: `end` takes it out then, `abandon` never gives the
+            // bytes back, and `drop` waits. The file is open until the kernel has taken the request, by the
+            // device beside it, and the kernel holds it from then on, as it does a socket's. A poll leads to
+            // no memory.
             if unsafe { self.ring.submission().push(entry).is_ok() } {
                 return true;
             }
@@ -331,6 +331,25 @@ mod tests {
         }
         assert!(ring.start(&device, 0, vec![0; 4000], 0..4096, 1).is_err());
         assert!(!ring.is_busy());
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_is_not_read() {
+        let Some(mut ring) = ring(4) else { return };
+        let (dir, device) = file(8);
+        let path = dir.path().join("f");
+        let shorter = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        shorter.set_len(2 * 4096 + 100).unwrap();
+        for block in [1, 2, 5] {
+            let bytes = vec![0; 4096];
+            let started = ring.start(&device, u64::from(block) * 4096, bytes, 0..4096, block);
+            assert!(started.is_ok());
+        }
+        ring.wait_for_all().unwrap();
+        let mut ended: Vec<_> = std::iter::from_fn(|| ring.next_ended()).collect();
+        ended.sort_by_key(|ended| ended.token);
+        let read: Vec<_> = ended.iter().map(|ended| ended.is_read).collect();
+        assert_eq!(read, [true, false, false]);
     }
 
     #[test]

@@ -28,7 +28,8 @@ pub enum Plan {
     Other,
 }
 
-/// A read of a device that is to be made. As long as it is kept, what lies there is not given back.
+/// A read of a device that is to be made. As long as it is kept, its slot is not given back; blocks in it
+/// may be destaged over, which their checksums tell.
 pub struct PlannedRead {
     node: Node,
     image: Image,
@@ -36,7 +37,7 @@ pub struct PlannedRead {
     device: Arc<dyn Device>,
     offset: u64,
     started: Instant,
-    /// Keeps the slot as it is.
+    /// As long as it is there, the slot goes to nobody else.
     _view: View,
 }
 
