@@ -31,21 +31,10 @@ fn store(size: &str) -> TestStore {
     ])
 }
 
-/// A line of `/proc/PID/status`, in bytes.
-fn memory(store: &TestStore, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", store.pid())).unwrap();
-    let value = status
-        .lines()
-        .find_map(|text| text.strip_prefix(line))
-        .unwrap();
-    let kib = value.trim_matches([':', '\t', ' ', 'k', 'B']);
-    kib.parse::<u64>().unwrap() * 1024
-}
-
 /// Fails where the daemon ever needed too much.
 #[track_caller]
 fn within_bounds(store: &TestStore, after: &str) {
-    let (most, now) = (memory(store, "VmHWM"), memory(store, "VmRSS"));
+    let (most, now) = (store.memory("VmHWM"), store.memory("VmRSS"));
     eprintln!(
         "{after}: {} MiB at most, {} MiB now, cache {} MiB",
         most / MIB,

@@ -97,18 +97,6 @@ fn garbage(random: &mut Random) -> Vec<u8> {
     line.into_bytes()
 }
 
-fn resident(store: &TestStore) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", store.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: u64 = line
-        .unwrap()
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .unwrap();
-    kib << 10
-}
-
 #[test]
 fn garbage_in_the_control_file_is_refused_in_words() {
     if !able(&[]) {
@@ -173,7 +161,7 @@ fn garbage_in_the_control_file_is_refused_in_words() {
             assert!(same, "seed {seed}: {name}");
         }
     }
-    let most = resident(&store);
+    let most = store.memory("VmHWM");
     eprintln!(
         "{} writes, {} refused; {} MiB at most",
         writes.load(Relaxed),
@@ -250,7 +238,7 @@ fn huge_writes_take_no_memory() {
             });
         }
     });
-    let most = resident(&store);
+    let most = store.memory("VmHWM");
     eprintln!("{} MiB at most", most / MIB);
     assert!(most < 72 * MIB, "{} MiB", most / MIB);
 }

@@ -516,7 +516,7 @@ fn memory_stays_bounded_whatever_is_asked_for() {
         .collect();
     let data = common::noise(1, MIB as usize);
     good(&write(&mut sessions[0], 0, &data[..MIB as usize / 2]));
-    let before = memory(&store);
+    let before = store.memory("VmHWM");
     for session in &mut sessions {
         for _ in 0..ASKED {
             let read = ten(0x28, 0, 2048);
@@ -541,7 +541,7 @@ fn memory_stays_bounded_whatever_is_asked_for() {
         read(&mut other, 8192, 8);
         std::thread::sleep(Duration::from_millis(20));
     }
-    let grown = memory(&store).saturating_sub(before);
+    let grown = store.memory("VmHWM").saturating_sub(before);
     eprintln!("{} MiB more", grown / MIB);
     assert!(grown < 96 * MIB, "{} MiB more", grown / MIB);
     drop(halves);
@@ -553,17 +553,4 @@ fn memory_stays_bounded_whatever_is_asked_for() {
             assert!(outcome.data[..MIB as usize / 2] == data[..MIB as usize / 2]);
         }
     }
-}
-
-/// The most memory that the daemon ever had, in bytes.
-fn memory(store: &TestStore) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", store.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: u64 = line
-        .unwrap()
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .unwrap();
-    kib << 10
 }

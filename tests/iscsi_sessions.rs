@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use common::engine::{Engine, Shape};
 use common::iscsi::{Lab, access, good, identity, options, read, secrets, settle, write};
 use common::model::new_disk;
+use common::wait_until;
 use snapmark::config::{Account, Secret};
 use snapmark::control::Control;
 use snapmark::frontend::iscsi::{
@@ -271,4 +272,29 @@ fn the_target_ends_its_sessions_and_leaves_nothing_behind() {
     assert!(session.command(&[0; 6], Transfer::None).is_err());
     assert!(Initiator::log_in(lab.portal, &identity("a", "disk")).is_err());
     assert!(lab.bytes("disk", 0, 4096) == [3; 4096]);
+}
+
+/// What a logical unit says of itself is what it is now called, once nobody has it from before.
+#[test]
+fn a_disk_that_was_renamed_says_so() {
+    let lab = Lab::new();
+    let names = |session: &mut Initiator| {
+        let outcome = session
+            .command(&[0x12, 1, 0x83, 4, 0, 0], Transfer::In(1024))
+            .unwrap();
+        good(&outcome);
+        String::from_utf8_lossy(&outcome.data).into_owned()
+    };
+    let mut session = lab.session("a", "disk");
+    assert!(names(&mut session).contains("lab:disk"));
+    session.log_out().unwrap();
+    lab.engine.rename("disk", "renamed", false).unwrap();
+    // The session of before is over a moment after its logout is answered.
+    wait_until("nobody has it from before", || {
+        std::thread::sleep(Duration::from_millis(50));
+        let mut session = lab.session("a", "renamed");
+        let now = names(&mut session);
+        session.log_out().unwrap();
+        now.contains("lab:renamed") && !now.contains("lab:disk")
+    });
 }

@@ -392,7 +392,7 @@ impl Server {
         session.order.wait_for_given_up();
         if let Some(used) = &session.used {
             used.unit.leave(&used.nexus);
-            self.targets.close(Arc::clone(&used.unit));
+            self.targets.close(used.unit.node);
         }
         self.sessions.remove(&session);
     }

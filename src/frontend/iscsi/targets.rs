@@ -34,7 +34,13 @@ pub(super) struct Targets {
     store: String,
     uuid: [u8; 16],
     /// Those that are used, and those that have something to remember.
-    units: Mutex<FxHashMap<Node, Arc<Unit>>>,
+    units: Mutex<FxHashMap<Node, Open>>,
+}
+
+/// A logical unit, and how many sessions use it.
+struct Open {
+    unit: Arc<Unit>,
+    sessions: usize,
 }
 
 impl Targets {
@@ -95,28 +101,28 @@ impl Targets {
         };
         let mut units = self.units.lock();
         // What was deleted meanwhile, and nobody uses, has nothing to remember.
-        units.retain(|node, unit| Arc::strong_count(unit) > 1 || self.volumes.size(*node).is_ok());
+        units.retain(|node, open| open.sessions > 0 || self.volumes.size(*node).is_ok());
         let make = || {
             let (volumes, commands) = (Arc::clone(&self.volumes), Arc::clone(&self.commands));
-            Arc::new(Unit::new(
-                volumes,
-                commands,
-                target.node,
-                target.name.clone(),
-                serial,
-            ))
+            let unit = Unit::new(volumes, commands, target.node, target.name.clone(), serial);
+            Open {
+                unit: Arc::new(unit),
+                sessions: 0,
+            }
         };
-        Ok(Arc::clone(units.entry(target.node).or_insert_with(make)))
+        let open = units.entry(target.node).or_insert_with(make);
+        open.sessions += 1;
+        Ok(Arc::clone(&open.unit))
     }
 
-    /// A session ends.
-    pub fn close(&self, unit: Arc<Unit>) {
-        let node = unit.node;
-        drop(unit);
+    /// A session that has opened the logical unit of a node ends.
+    pub fn close(&self, node: Node) {
         let mut units = self.units.lock();
-        let unused = |unit: &Arc<Unit>| Arc::strong_count(unit) == 1 && unit.is_forgettable();
-        if units.get(&node).is_some_and(unused) {
-            units.remove(&node);
+        if let Some(open) = units.get_mut(&node) {
+            open.sessions -= 1;
+            if open.sessions == 0 && open.unit.is_forgettable() {
+                units.remove(&node);
+            }
         }
         drop(units);
         self.volumes.close(node);
