@@ -4,7 +4,15 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+
+use common::commands::Around;
+use common::engine::{Engine, Shape};
+use common::model::new_disk;
 use common::{TestStore, wait_until};
+use snapmark::config::Settings;
+use snapmark::control::Commands;
+use snapmark::daemon::schedule::Schedules;
 
 /// A mounted store with these schedules.
 fn scheduled(schedules: &str) -> TestStore {
@@ -279,4 +287,132 @@ fn wrong_schedules_are_refused_with_their_place() {
         let (_, said) = common::run_failing(common::SNAPMARK, ["mount", &store_dir, &mnt]);
         assert!(said.contains(why) && said.contains("store.yaml:"), "{said}");
     }
+}
+
+/// A schedule over a store in memory, until what is waited for is there.
+fn with_engine(
+    engine: &Engine,
+    rules: &str,
+    before: impl Fn(&[String], Option<&str>) + Send + Sync + 'static,
+    file: &std::path::Path,
+) -> Schedules {
+    let text = format!("snapshots:\n{rules}");
+    let rules = Settings::parse("test", text.as_bytes()).unwrap().snapshots;
+    let commands: Arc<dyn Commands> = Arc::new(Around::new(&engine.volumes, before));
+    Schedules::start(&rules, file.to_owned(), &engine.volumes, &commands).unwrap()
+}
+
+/// Disks that snapshots were asked of, and what the file said then.
+type Seen = Mutex<Vec<(Vec<String>, String)>>;
+
+/// Names and disks are in the file before there is a snapshot; and disks that go away between the two are
+/// no reason to take none of the others.
+#[test]
+fn it_is_announced_first_and_taken_of_the_disks_that_there_are() {
+    let engine = Engine::new(Shape::default());
+    let long = "l".repeat(240);
+    for disk in ["a", "b", long.as_str()] {
+        engine.create(new_disk(disk, 1 << 20)).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("schedules.yaml");
+    std::fs::write(&file, "n:\n  last: 1000000000\n").unwrap();
+    let (seen, volumes, noted) = (Arc::default(), Arc::clone(&engine.volumes), file.clone());
+    let told: Arc<Seen> = Arc::clone(&seen);
+    let schedules = with_engine(
+        &engine,
+        "  - {name: n, disks: \"*\", every: 8784h}\n",
+        move |disks, _| {
+            let text = std::fs::read_to_string(&noted).unwrap();
+            let mut told = told.lock().unwrap();
+            if told.is_empty() {
+                // Listed, and gone when its snapshot is taken.
+                volumes.remove("b").unwrap();
+            }
+            told.push((disks.to_vec(), text));
+        },
+        &file,
+    );
+    let taken = || {
+        let names = engine.list().into_iter().map(|(name, _)| name);
+        names
+            .filter(|name| name.contains("@n-"))
+            .collect::<Vec<_>>()
+    };
+    wait_until("it is taken", || !taken().is_empty());
+    drop(schedules);
+    let taken = taken();
+    assert!(
+        taken.len() == 1 && taken[0].starts_with("a@n-"),
+        "{taken:?}"
+    );
+    let name = taken[0].strip_prefix("a@").unwrap();
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    for ((disks, text), expected) in seen.iter().zip([vec!["a", "b"], vec!["a"]]) {
+        assert_eq!(disks, &expected);
+        assert!(text.contains(&format!("announced: {name}")), "{text}");
+        assert!(text.contains("last: 1000000000"), "still due: {text}");
+        let listed = expected
+            .iter()
+            .all(|disk| text.contains(&format!("  - {disk}\n")));
+        assert!(listed, "{text}");
+    }
+}
+
+/// Once the daemon stops no further schedule begins, and none is noted as done.
+#[test]
+fn a_stop_begins_nothing_more() {
+    let engine = Engine::new(Shape::default());
+    engine.create(new_disk("a", 1 << 20)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("schedules.yaml");
+    std::fs::write(&file, "m:\n  last: 1000000000\nn:\n  last: 1000000000\n").unwrap();
+    let begun = dir.path().join("begun");
+    let hooks = format!(
+        "before: \"touch {}; sleep 100\", after: \"touch {}/after-$SNAPMARK_SCHEDULE\"",
+        begun.display(),
+        dir.path().display()
+    );
+    let rules = ["m", "n"]
+        .map(|name| format!("  - {{name: {name}, disks: \"*\", every: 8784h, {hooks}}}\n"));
+    let schedules = with_engine(&engine, &rules.concat(), |_, _| {}, &file);
+    wait_until("the hook is at it", || begun.exists());
+    drop(schedules);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.matches("last: 1000000000").count(), 2, "{text}");
+    let after = ["m", "n"].map(|name| dir.path().join(format!("after-{name}")).exists());
+    assert_eq!(after, [true, false], "the other one was never begun");
+    assert_eq!(engine.list().len(), 1);
+}
+
+/// A snapshot that was there already is not its own, whatever happens after.
+#[test]
+fn a_name_that_is_taken_is_not_announced() {
+    let engine = Engine::new(Shape::default());
+    engine.create(new_disk("a", 1 << 20)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, go) = (dir.path().join("schedules.yaml"), dir.path().join("go"));
+    std::fs::write(&file, "n:\n  last: 1000000000\n").unwrap();
+    let name = dir.path().join("name");
+    let hook = format!(
+        "before: \"echo $SNAPMARK_NAME > {name}.new; mv {name}.new {name}; until test -e {go}; do sleep 0.02; done\"",
+        name = name.display(),
+        go = go.display()
+    );
+    let rule = format!("  - {{name: n, disks: \"*\", every: 8784h, {hook}}}\n");
+    let asked = |_: &[String], _: Option<&str>| panic!("the name is taken");
+    let schedules = with_engine(&engine, &rule, asked, &file);
+    wait_until("it has a name", || name.exists());
+    let text = std::fs::read_to_string(&name).unwrap();
+    engine.snapshot(&["a"], Some(text.trim()), true).unwrap();
+    std::fs::write(&go, "").unwrap();
+    wait_until("it is done with that", || {
+        !std::fs::read_to_string(&file)
+            .unwrap()
+            .contains("last: 1000000000")
+    });
+    drop(schedules);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(!text.contains("identity"), "nothing is its own: {text}");
 }

@@ -7,7 +7,7 @@ pub mod mount;
 pub mod mountpoint;
 pub mod process;
 mod processes;
-mod schedule;
+pub mod schedule;
 pub mod serve;
 pub mod store;
 pub mod unmount;

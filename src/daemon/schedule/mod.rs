@@ -126,31 +126,33 @@ impl Keeper {
                 continue;
             }
             self.take(&rule, now);
-            self.expire(&rule);
+            if !self.stops() {
+                self.expire(&rule);
+            }
             wait = Duration::ZERO;
         }
         wait
     }
 
-    /// The disks that a schedule is for, and that can have a snapshot of this name.
-    fn disks(&self, rule: &ScheduleRule, name: &str) -> Vec<String> {
-        let mut disks = Vec::new();
-        for (disk, node) in self.volumes.list() {
-            if !matches!(node, Node::Disk(_)) || !rule.disks.matches(&disk) {
-                continue;
-            }
-            match check_snapshot_name(&disk, name) {
-                Ok(()) => disks.push(disk),
-                Err(error) => log::warn!("schedule {}: {disk} is left out: {error}", rule.name),
-            }
-        }
-        disks
+    /// The disks that a schedule is for; and those of them that can't have a snapshot of this name.
+    fn disks(&self, rule: &ScheduleRule, name: &str) -> (Vec<String>, Vec<String>) {
+        let listed = self.volumes.list().into_iter();
+        listed
+            .filter(|(disk, node)| matches!(node, Node::Disk(_)) && rule.disks.matches(disk))
+            .map(|(disk, _)| disk)
+            .partition(|disk| check_snapshot_name(disk, name).is_ok())
     }
 
     /// Takes a snapshot. However often it was due, it is taken once.
     fn take(&mut self, rule: &ScheduleRule, now: Timestamp) {
         let name = format!("{}-{}", rule.name, now.strftime("%Y-%m-%dT%H-%M-%SZ"));
-        let disks = self.disks(rule, &name);
+        let (disks, left_out) = self.disks(rule, &name);
+        for disk in left_out {
+            log::warn!(
+                "schedule {}: {disk} is left out: its name is too long for {name} behind it",
+                rule.name
+            );
+        }
         if disks.is_empty() {
             log::debug!("schedule {}: no disk is called {}", rule.name, rule.disks);
             return self.state.settle(&rule.name, Some(now), Vec::new());
@@ -169,12 +171,7 @@ impl Keeper {
         };
         let came = match &taken {
             Ok(disks) => {
-                environment.disks = disks.join(",");
-                log::info!(
-                    "schedule {}: took {name} of {}",
-                    rule.name,
-                    environment.disks
-                );
+                log::info!("schedule {}: took {name} of {}", rule.name, disks.join(","));
                 self.taken(&name, disks)
             }
             Err(error) => {
@@ -196,9 +193,13 @@ impl Keeper {
     fn snapshot(&mut self, rule: &ScheduleRule, name: &str) -> Result<Vec<String>, String> {
         let mut tries = 0;
         loop {
-            let disks = self.disks(rule, name);
+            let (disks, _) = self.disks(rule, name);
             if disks.is_empty() {
                 return Err("the disks are gone".to_owned());
+            }
+            // Somebody else's, which must not look like its own after a crash.
+            if let Some(there) = self.taken(name, &disks).first() {
+                return Err(format!("{} has a snapshot of that name", there.disk));
             }
             // Written first: should the daemon die in between, name and disks say whose the snapshots are.
             self.state.announce(&rule.name, name, &disks);
