@@ -20,9 +20,8 @@ const MIB: u64 = 1 << 20;
 
 /// A store of 1 GiB on an ext4 of 112 MiB, of which less than the half is left.
 struct Small {
-    // In the order in which they are to go: the daemon first.
     store: TestStore,
-    _host: Mounted,
+    host: Option<Mounted>,
 }
 
 impl Small {
@@ -55,7 +54,8 @@ impl Small {
         std::fs::write(&settings, lines).unwrap();
         std::fs::write(store.store().join("ballast"), noise(9, 16 << 20)).unwrap();
         store.mount();
-        Self { store, _host: host }
+        let host = Some(host);
+        Self { store, host }
     }
 
     /// What `.status` says of the state; `snapmark status` would end with a failure.
@@ -73,6 +73,14 @@ impl Small {
             .trim()
             .parse()
             .unwrap()
+    }
+}
+
+impl Drop for Small {
+    /// The daemon first, then the host's file system, and then the directory that it is in.
+    fn drop(&mut self) {
+        self.store.end();
+        drop(self.host.take());
     }
 }
 

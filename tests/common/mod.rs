@@ -403,10 +403,9 @@ impl TestStore {
             }
         }
     }
-}
 
-impl Drop for TestStore {
-    fn drop(&mut self) {
+    /// Ends what runs of it, as when it is dropped; its directory stays.
+    pub fn end(&mut self) {
         let Some(mut daemon) = self.daemon.take() else {
             return self.detach();
         };
@@ -426,6 +425,12 @@ impl Drop for TestStore {
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.logged());
         }
+    }
+}
+
+impl Drop for TestStore {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
