@@ -71,6 +71,26 @@ fn all_disks_of_an_initiator_are_taken_at_one_point() {
 }
 
 #[test]
+fn all_disks_of_an_initiator_are_none_that_others_have_reserved() {
+    let lab = Lab::new();
+    lab.engine.create(new_disk("second", 1 << 20)).unwrap();
+    let (mut a, mut a_second) = (lab.session("a", "disk"), lab.session("a", "second"));
+    let mut b = lab.session("b", "second");
+    good(&b.command(&[0x16, 0, 0, 0, 0, 0], Transfer::None).unwrap());
+    assert_eq!(snapshot(&mut a, "all", true).status, 0x18);
+    assert_eq!(lab.engine.list().len(), 2, "none of the two");
+    good(&snapshot(&mut a, "own", false));
+    good(&b.command(&[0x17, 0, 0, 0, 0, 0], Transfer::None).unwrap());
+    good(
+        &a_second
+            .command(&[0x16, 0, 0, 0, 0, 0], Transfer::None)
+            .unwrap(),
+    );
+    good(&snapshot(&mut a, "all", true));
+    assert!(lab.engine.lookup("second@all").is_some());
+}
+
+#[test]
 fn why_there_is_no_snapshot_is_said() {
     let lab = Lab::new();
     let mut disk = lab.session("a", "disk");
@@ -319,6 +339,11 @@ fn reservations_keep_others_out() {
     assert_eq!(write(&mut b, 0, &[1; 512]).status, 0x18);
     assert_eq!(b.command(&ten(0x28, 0, 1), IN).unwrap().status, 0x18);
     good(&b.command(&[0x12, 0, 0, 0, 96, 0], IN).unwrap());
+    // The two kinds of reservation rule each other out, for whoever has the one too.
+    for session in [&mut a, &mut b] {
+        let keys = [0x5e, 0, 0, 0, 0, 0, 0, 0, 8, 0];
+        assert_eq!(session.command(&keys, IN).unwrap().status, 0x18);
+    }
     // It ends with the session.
     a.log_out().unwrap();
     common::wait_until("the reservation is gone", || {

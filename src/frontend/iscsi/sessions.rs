@@ -1,5 +1,6 @@
 //! All sessions of a server.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,21 +102,23 @@ impl Sessions {
         self.ended.notify_all();
     }
 
-    /// The disks, not the snapshots, that an initiator has sessions with.
-    pub fn disks_of(&self, initiator: &str) -> Vec<Node> {
+    /// The disks, not the snapshots, that an initiator has sessions with; nothing where a reservation keeps
+    /// it from one of them in all of its sessions with that.
+    pub fn disks_of(&self, initiator: &str) -> Option<Vec<Node>> {
         let table = self.table.lock();
         let of_it = table
             .all
             .iter()
             .filter(|session| session.initiator == initiator);
-        let is_disk = |node: &Node| matches!(node, Node::Disk(_));
-        let mut nodes: Vec<Node> = of_it
-            .filter_map(|session| session.node())
-            .filter(is_disk)
-            .collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes
+        let mut nodes: BTreeMap<Node, bool> = BTreeMap::new();
+        for used in of_it.filter_map(|session| session.used.as_ref()) {
+            if matches!(used.unit.node, Node::Disk(_)) {
+                let may = nodes.entry(used.unit.node).or_default();
+                *may |= used.unit.lets_manage(&used.nexus);
+            }
+        }
+        let is_let_in = nodes.values().all(|may| *may);
+        is_let_in.then(|| nodes.into_keys().collect())
     }
 
     /// Those that use a logical unit.

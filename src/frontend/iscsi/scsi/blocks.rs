@@ -41,7 +41,7 @@ pub(super) fn disk(unit: &Unit) -> Result<DiskId, Sense> {
 /// READ: what is read goes into the answer by pieces.
 pub(super) fn read(unit: &Unit, op: Op, cdb: &[u8; 16]) -> Result<Answer, Sense> {
     let range = range(unit, op, cdb)?;
-    if is_forced(op, cdb) && !unit.is_snapshot() {
+    if op.forces(cdb) && !unit.is_snapshot() {
         // What is read with FUA comes from the medium: so it has to be there.
         sync(unit)?;
     }
@@ -49,15 +49,11 @@ pub(super) fn read(unit: &Unit, op: Op, cdb: &[u8; 16]) -> Result<Answer, Sense>
 }
 
 /// Whether FUA is set; the form with six bytes has none.
-fn is_forced(op: Op, cdb: &[u8; 16]) -> bool {
-    !matches!(op, Op::Read6 | Op::Write6) && cdb[1] & 0x08 != 0
-}
-
 /// WRITE. Of data that is short, as much as there is.
 pub(super) fn write(unit: &Unit, op: Op, cdb: &[u8; 16], data: &[u8]) -> Result<Answer, Sense> {
     let range = range(unit, op, cdb)?;
     put(unit, range.offset, data)?;
-    if is_forced(op, cdb) {
+    if op.forces(cdb) {
         sync(unit)?;
     }
     Ok(Answer::Good)
@@ -156,7 +152,7 @@ pub(super) fn compare_and_write(unit: &Unit, cdb: &[u8; 16], data: &[u8]) -> Res
     if let Some(differs) = done.map_err(|error| Sense::of_write(&error))? {
         return Err(Sense::miscompare(differs as u64));
     }
-    if is_forced(Op::CompareAndWrite, cdb) {
+    if Op::CompareAndWrite.forces(cdb) {
         sync(unit)?;
     }
     Ok(Answer::Good)

@@ -74,9 +74,9 @@ impl Prepared {
         matches!(self.row.op, Op::SyncCache10 | Op::SyncCache16)
     }
 
-    /// Whether what it moves has to be durable first (FUA); the forms with six bytes have none.
+    /// Whether what it moves has to be durable first (FUA).
     pub fn forces(&self, cdb: &[u8; 16]) -> bool {
-        !matches!(self.row.op, Op::Read6 | Op::Write6) && cdb[1] & 0x08 != 0
+        self.row.op.forces(cdb)
     }
 
     /// Whether it takes no longer than an answer does: nothing of it waits for a device.
@@ -143,8 +143,8 @@ pub(super) struct Scene<'a> {
     pub is_unit: bool,
     /// Bytes that it announced as data of the command.
     pub sent: u64,
-    /// The disks that an initiator has sessions with.
-    pub disks_of: &'a dyn Fn(&str) -> Vec<Node>,
+    /// The disks that an initiator has sessions with; nothing where a reservation keeps it from one of them.
+    pub disks_of: &'a dyn Fn(&str) -> Option<Vec<Node>>,
     /// Gives up what a port has under way.
     pub abort: &'a dyn Fn(&str),
 }

@@ -9,6 +9,8 @@ use super::sense::Sense;
 pub enum Access {
     /// Nothing; it is let in always.
     Any,
+    /// It is about persistent reservations. Kept out by any RESERVE.
+    Persistent,
     /// It asks for the state. Kept out by RESERVE alone.
     State,
     /// It reads.
@@ -82,6 +84,14 @@ pub enum Op {
     Snapshot12,
 }
 
+impl Op {
+    /// Whether what it moves has to be durable first (FUA), where it reads or writes blocks; the forms with
+    /// six bytes have none.
+    pub fn forces(self, cdb: &[u8; 16]) -> bool {
+        !matches!(self, Self::Read6 | Self::Write6) && cdb[1] & 0x08 != 0
+    }
+}
+
 const fn row(op: Op, opcode: u8, access: Access, usage: &'static [u8]) -> Row {
     Row {
         op,
@@ -99,7 +109,7 @@ const fn action(op: Op, opcode: u8, action: u16, access: Access, usage: &'static
     }
 }
 
-use Access::{Any, Manages, Reads, State, Writes};
+use Access::{Any, Manages, Persistent, Reads, State, Writes};
 
 /// A whole byte, and the group number's bits.
 const F: u8 = 0xff;
@@ -201,77 +211,77 @@ pub static ROWS: [Row; 53] = [
         Op::ReserveIn,
         0x5e,
         0,
-        Any,
+        Persistent,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveIn,
         0x5e,
         1,
-        Any,
+        Persistent,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveIn,
         0x5e,
         2,
-        Any,
+        Persistent,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveIn,
         0x5e,
         3,
-        Any,
+        Persistent,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         0,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         1,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         2,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         3,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         4,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         5,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         6,
-        Any,
+        Persistent,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     row(

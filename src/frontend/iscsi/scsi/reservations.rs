@@ -98,8 +98,11 @@ enum Refused {
 impl Reservations {
     /// Whether a command of this port is kept out.
     pub(super) fn conflict(&self, port: &str, access: Access) -> bool {
-        if access == Access::Any {
-            return false;
+        match access {
+            Access::Any => return false,
+            // What RESERVE gave, to whomever, rules out the other kind (SPC-2, section 5.5.1).
+            Access::Persistent => return self.reserved.is_some(),
+            Access::Reads | Access::State | Access::Writes | Access::Manages => {}
         }
         if self
             .reserved
@@ -116,7 +119,7 @@ impl Reservations {
             return false;
         }
         match access {
-            Access::Any | Access::State => false,
+            Access::Any | Access::Persistent | Access::State => false,
             Access::Reads => reservation.kind.is_exclusive(),
             Access::Writes | Access::Manages => true,
         }
@@ -284,8 +287,7 @@ impl Reservations {
             .into_iter()
             .partition(|of| of.port != port && (key == 0 || of.key == key));
         self.registrations = left;
-        let is_own = self.key_of(port) == Some(key) && takes_over;
-        if gone.is_empty() && !takes_over && !is_own {
+        if gone.is_empty() && !takes_over {
             return Err(Refused::Conflict);
         }
         self.generation = self.generation.wrapping_add(1);

@@ -34,14 +34,14 @@ pub fn snapshot_cdb(name: &str, all: bool, no_sync: bool) -> Option<Vec<u8>> {
     Some(vec![0xc1, flags, 0, 0, 0, 0, 0, high, low, 0])
 }
 
-/// Takes a snapshot. `disks_of` says which disks an initiator has sessions with.
+/// Takes a snapshot. `disks_of` says which disks an initiator has sessions with, unless it is kept out.
 pub(super) fn snapshot(
     unit: &Unit,
     nexus: &Nexus,
     op: Op,
     cdb: &[u8; 16],
     name: &[u8],
-    disks_of: &dyn Fn(&str) -> Vec<Node>,
+    disks_of: &dyn Fn(&str) -> Option<Vec<Node>>,
 ) -> Result<Answer, Sense> {
     if unit.is_snapshot() {
         let sense = Sense::new(Key::DataProtect, code::SNAPSHOT_READ_ONLY);
@@ -54,8 +54,11 @@ pub(super) fn snapshot(
     };
     for _ in 0..TRIES {
         let nodes = match flags & ALL {
-            0 => vec![unit.node],
+            0 => Some(vec![unit.node]),
             _ => disks_of(&nexus.initiator),
+        };
+        let Some(nodes) = nodes else {
+            return Ok(Answer::Conflict);
         };
         let disks: Vec<String> = nodes
             .iter()

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::nexus::Nexus;
+use super::opcodes::Access;
 use super::reservations::Reservations;
 use crate::control::Commands;
 use crate::volume::{Node, VolumeError, Volumes};
@@ -79,6 +80,13 @@ impl Unit {
     pub fn is_forgettable(&self) -> bool {
         let is_set = self.wants_descriptors() || self.software_protected.load(Relaxed);
         !is_set && self.reservations.lock().is_empty()
+    }
+
+    /// Whether no reservation keeps an initiator port from what only manages it, as taking a snapshot does.
+    #[must_use]
+    pub fn lets_manage(&self, nexus: &Nexus) -> bool {
+        let reservations = self.reservations.lock();
+        !reservations.conflict(&nexus.port, Access::Manages)
     }
 
     /// Another initiator port uses it.
