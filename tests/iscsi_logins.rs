@@ -16,6 +16,10 @@ use snapmark::config::{Account, Secret};
 use snapmark::control::{Commands, Control};
 use snapmark::frontend::iscsi::{Identity, Initiator, IscsiOptions, target_name};
 
+/// Flags of text.
+const ENDS: u8 = 0x80;
+const GOES_ON: u8 = 0x40;
+
 fn guarded() -> Lab {
     let secrets = secrets("initiators: [{user: alice, secret: correct horse battery}]");
     let options = IscsiOptions {
@@ -185,25 +189,63 @@ fn text_that_is_too_long_ends_a_session() {
     assert_eq!([0; 5].map(|_| step(&mut raw)), [0, 0, 0, 0, 2]);
 
     let mut raw = Raw::session(&lab, "b", "disk");
-    let mut texts = 0u32;
+    let (mut texts, mut transfer_tag) = (0, NO_TAG);
     loop {
-        let (tag, cmd_sn) = (5000 + texts, raw.cmd_sn);
-        let fields: [(usize, &[u8]); 5] = [
-            (0, &[0x44]),
-            (1, &[0x40]),
-            (16, &tag.to_be_bytes()),
-            (20, &NO_TAG.to_be_bytes()),
-            (24, &cmd_sn.to_be_bytes()),
-        ];
-        raw.send(&fields, &[b'x'; 4096]);
-        let answer = raw.next();
+        let answer = raw.text(GOES_ON, transfer_tag, &[b'x'; 4096]);
         if answer.opcode() != TEXT {
             assert_eq!((answer.opcode(), answer.header[2]), (0x3f, 9));
             break;
         }
+        transfer_tag = answer.u32(20);
         texts += 1;
         assert!(texts <= 4, "16 KiB are allowed");
     }
+}
+
+#[test]
+fn text_goes_on_as_long_as_the_initiator_has_more() {
+    let lab = Lab::new();
+    let mut raw = Raw::session(&lab, "a", "disk");
+    // A key in two pieces.
+    let answer = raw.text(GOES_ON, NO_TAG, b"X-com.exam");
+    assert_eq!((answer.header[1], answer.data.len()), (0, 0));
+    // It has more to ask: so we are not done either.
+    let answer = raw.text(0, answer.u32(20), b"ple.a=1\0");
+    assert_eq!((answer.opcode(), answer.header[1]), (TEXT, 0));
+    assert_eq!(answer.data, b"X-com.example.a=NotUnderstood\0");
+    assert_ne!(answer.u32(20), NO_TAG);
+    let answer = raw.text(ENDS, answer.u32(20), b"X-com.example.b=1\0");
+    assert_eq!((answer.header[1], answer.u32(20)), (ENDS, NO_TAG));
+    assert_eq!(answer.data, b"X-com.example.b=NotUnderstood\0");
+    // What was left half-way does not become part of something else.
+    raw.text(GOES_ON, NO_TAG, b"X-com.example.c");
+    let answer = raw.text(ENDS, NO_TAG, b"SendTargets=\0");
+    let text = String::from_utf8(answer.data).unwrap();
+    assert!(text.starts_with("TargetName=iqn."), "{text}");
+    let answer = raw.text(ENDS | GOES_ON, NO_TAG, b"SendTargets=\0");
+    assert_eq!((answer.opcode(), answer.header[2]), (0x3f, 4));
+}
+
+#[test]
+fn a_key_is_negotiated_once() {
+    let lab = Lab::new();
+    let target = target_name(STORE, "disk").unwrap();
+    let who = [
+        ("InitiatorName", "iqn.2026-11.test:a"),
+        ("TargetName", &*target),
+        ("MaxBurstLength", "65536"),
+    ];
+    let mut raw = Raw::connect(lab.portal);
+    raw.log_in(0x04, &who).unwrap();
+    let again = raw.log_in(0x87, &[("MaxBurstLength", "131072")]);
+    assert_eq!(again.err(), Some((2, 0)));
+    let mut raw = Raw::connect(lab.portal);
+    raw.log_in(0x04, &who).unwrap();
+    let more = [
+        ("FirstBurstLength", "65536"),
+        ("InitiatorName", "iqn.2026-11.test:a"),
+    ];
+    assert!(raw.log_in(0x87, &more).is_ok());
 }
 
 fn raw_login(lab: &Lab, said: &[(&str, &str)]) -> Pdu {

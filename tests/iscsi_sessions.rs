@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,44 @@ fn disks_and_snapshots_are_discovered_and_can_be_used() {
     assert!(lab.bytes("disk", 4096, 4096) == [8; 4096]);
     snapshot.log_out().unwrap();
     disk.log_out().unwrap();
+}
+
+#[test]
+fn all_addresses_of_use_are_told_first_that_of_the_connection() {
+    let mut options = options();
+    let listen = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"];
+    options.listen = listen.map(|at| at.parse().unwrap()).to_vec();
+    options.open = true;
+    let lab = Lab::with(options, Shape::default());
+    let target = lab.target.as_ref().unwrap();
+    let portals: Vec<SocketAddr> = target.addresses().collect();
+    let anywhere = SocketAddr::new(portals[0].ip(), portals[1].port());
+    for (at, wanted) in [
+        (portals[0], vec![portals[0], portals[2]]),
+        (anywhere, vec![anywhere, portals[0], portals[2]]),
+        (portals[2], vec![portals[2], portals[0]]),
+    ] {
+        let who = Identity {
+            target: None,
+            ..identity("a", "disk")
+        };
+        let mut session = Initiator::log_in(at, &who).unwrap();
+        let told = session.targets().unwrap();
+        let wanted: Vec<String> = wanted.iter().map(|at| format!("{at},1")).collect();
+        let told: Vec<String> = told.into_iter().map(|(_, at)| at).collect();
+        assert_eq!(told, wanted);
+        session.log_out().unwrap();
+    }
+}
+
+#[test]
+fn a_name_that_is_too_long_keeps_no_other_from_being_a_target() {
+    let lab = Lab::new();
+    lab.engine
+        .create(new_disk(&"x".repeat(200), 1 << 20))
+        .unwrap();
+    let names = [target_name("lab", "disk").unwrap()];
+    assert_eq!(discover(&lab, "a"), names);
 }
 
 #[test]
@@ -268,7 +307,7 @@ fn the_target_ends_its_sessions_and_leaves_nothing_behind() {
     let mut lab = Lab::new();
     let mut session = lab.session("a", "disk");
     good(&write(&mut session, 0, &[3; 4096]));
-    lab.target.take().unwrap().stop();
+    drop(lab.target.take());
     assert!(session.command(&[0; 6], Transfer::None).is_err());
     assert!(Initiator::log_in(lab.portal, &identity("a", "disk")).is_err());
     assert!(lab.bytes("disk", 0, 4096) == [3; 4096]);

@@ -156,6 +156,30 @@ fn a_reset_gives_up_what_other_sessions_have_under_way() {
 }
 
 #[test]
+fn a_cold_reset_ends_all_sessions_of_its_target() {
+    let lab = Lab::new();
+    lab.engine.create(new_disk("other", 1 << 20)).unwrap();
+    let mut a = Raw::session(&lab, "a", "disk");
+    let (mut b, mut other) = (
+        Raw::session(&lab, "b", "disk"),
+        Raw::session(&lab, "c", "other"),
+    );
+    // A warm one does not.
+    let warm = a.manage(WARM_RESET, NO_TAG);
+    let answer = a.next();
+    assert_eq!((answer.kind(), answer.header[2]), ((MANAGED, warm), 0));
+    b.ping();
+    let cold = a.manage(COLD_RESET, NO_TAG);
+    let answer = a.next();
+    assert_eq!((answer.kind(), answer.header[2]), ((MANAGED, cold), 0));
+    for ended in [&mut a, &mut b] {
+        assert_eq!(ended.socket.read(&mut [0]).unwrap(), 0, "the end");
+    }
+    other.ping();
+    drop(Raw::session(&lab, "a", "disk"));
+}
+
+#[test]
 fn a_port_that_comes_back_waits_for_what_it_had_under_way() {
     let (lab, held) = held();
     let mut old = Raw::session(&lab, "a", "disk");

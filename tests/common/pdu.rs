@@ -17,6 +17,8 @@ pub const HEAD_OF_QUEUE: u8 = 3;
 pub const ABORT_TASK: u8 = 1;
 pub const ABORT_TASK_SET: u8 = 2;
 pub const RESET: u8 = 5;
+pub const WARM_RESET: u8 = 6;
+pub const COLD_RESET: u8 = 7;
 /// What comes from a target.
 pub const NOP_IN: u8 = 0x20;
 pub const SCSI: u8 = 0x21;
@@ -176,6 +178,21 @@ impl Raw {
         let answer = self.next();
         assert_eq!(answer.kind(), (NOP_IN, tag));
         answer
+    }
+
+    /// A text request, at once; `flags` say whether it ends or goes on.
+    pub fn text(&mut self, flags: u8, transfer_tag: u32, text: &[u8]) -> Pdu {
+        self.tag += 1;
+        let (tag, cmd_sn) = (self.tag, self.cmd_sn);
+        let fields: [(usize, &[u8]); 5] = [
+            (0, &[0x44]),
+            (1, &[flags]),
+            (16, &tag.to_be_bytes()),
+            (20, &transfer_tag.to_be_bytes()),
+            (24, &cmd_sn.to_be_bytes()),
+        ];
+        self.send(&fields, text);
+        self.next()
     }
 
     /// All that an R2T asks for.

@@ -135,6 +135,8 @@ impl IscsiTarget {
             threads: Mutex::default(),
             options,
         });
+        // What has no name for a target is warned of now, and not when somebody looks for it.
+        drop(server.targets.list());
         let reports: Weak<Server> = Arc::downgrade(&server);
         volumes.report_iscsi(reports);
         let mut target = Self {
@@ -156,12 +158,6 @@ impl IscsiTarget {
     /// Where it listens.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listeners.iter().map(|(_, at)| *at)
-    }
-
-    /// Takes no more sessions, and asks those that there are to end; after a while they are ended. When
-    /// it returns nothing is being done any more.
-    pub fn stop(mut self) {
-        self.end();
     }
 
     fn end(&mut self) {
@@ -194,6 +190,8 @@ impl IscsiTarget {
 }
 
 impl Drop for IscsiTarget {
+    /// Takes no more sessions, and asks those that there are to end; after a while they are ended. When
+    /// it returns nothing is being done any more.
     fn drop(&mut self) {
         self.end();
     }
@@ -413,13 +411,34 @@ impl Server {
                 return;
             }
         };
-        let address = session.output.local_address();
+        let addresses = self.addresses(session.output.local_address());
         for target in targets.into_iter().filter(may) {
             answer.push("TargetName", target.name);
-            if let Some(address) = address {
+            for address in &addresses {
                 answer.push("TargetAddress", format!("{address},1"));
             }
         }
+    }
+
+    /// Where an initiator that has found us at `here` may find us: there first. An address of this machine
+    /// alone says nothing to those who came from elsewhere.
+    fn addresses(&self, here: Option<SocketAddr>) -> Vec<SocketAddr> {
+        let is_local = here.is_none_or(|here| is_loopback(here.ip()));
+        let is_of_use = |portal: &SocketAddr| {
+            !portal.ip().is_unspecified() && (is_local || !is_loopback(portal.ip()))
+        };
+        let others = self.portals.iter().copied().filter(is_of_use);
+        let mut addresses = Vec::new();
+        for mut address in here.into_iter().chain(others) {
+            if let SocketAddr::V6(address) = &mut address {
+                // Its number is this machine's word for an interface.
+                address.set_scope_id(0);
+            }
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
     }
 }
 

@@ -81,11 +81,12 @@ impl Task {
             |prepared: &Prepared| prepared.is_read() && !prepared.forces(&self.command.cdb);
         u64::from(self.command.expected) <= LONG && self.prepared.as_ref().is_ok_and(is_plain)
     }
+}
 
-    fn is_unit(&self) -> bool {
-        // Number 0, by peripheral or by flat space addressing.
-        self.command.lun == 0 || self.command.lun == 0x4000 << 48
-    }
+/// Whether a logical unit number is 0, by peripheral or by flat space addressing: that of a target's only
+/// unit.
+pub(super) fn is_unit(lun: u64) -> bool {
+    lun == 0 || lun == 0x4000 << 48
 }
 
 /// What a normal session uses.
@@ -224,7 +225,7 @@ impl Session {
         let scene = Scene {
             unit,
             nexus,
-            is_unit: task.is_unit(),
+            is_unit: is_unit(task.command.lun),
             sent: if task.command.writes {
                 task.command.expected.into()
             } else {

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::super::session::Session;
+use super::super::session::{Session, is_unit};
 use super::super::wire::{
     Function, Header, Logout, LogoutReason, MAX_TEXT, NO_TAG, Pairs, TaskManagement, Text,
     TextError, response,
 };
-use super::{Connection, End, MORE_TEXT};
+use super::{Connection, End, LAST_WORDS, MORE_TEXT};
 
 impl Connection {
     pub(super) fn manage(&mut self, request: TaskManagement) {
         let session = Arc::clone(&self.session);
-        let is_unit = request.lun == 0 || request.lun == 0x4000 << 48;
         let answer = match request.function {
             Function::AbortTask => match session.order.find(request.referenced) {
                 Some(number) => {
@@ -22,14 +21,15 @@ impl Connection {
                 }
                 None => 1,
             },
-            _ if !is_unit => 2,
+            _ if !is_unit(request.lun) => 2,
             Function::AbortTaskSet | Function::ClearTaskSet => {
                 self.give_up(|_| true);
                 0
             }
             Function::LogicalUnitReset | Function::TargetWarmReset | Function::TargetColdReset => {
                 self.give_up(|_| true);
-                return self.reset(request.tag);
+                let is_cold = matches!(request.function, Function::TargetColdReset);
+                return self.reset(request.tag, is_cold);
             }
             Function::TaskReassign => 4,
             Function::ClearAca | Function::Unknown(_) => 5,
@@ -43,17 +43,23 @@ impl Connection {
         });
     }
 
-    fn reset(&self, tag: u32) {
+    /// A cold one ends all sessions with the target besides (RFC 7143, section 11.5.1).
+    fn reset(&self, tag: u32, is_cold: bool) {
         let session = Arc::clone(&self.session);
         self.session.managing.fetch_add(1, Relaxed);
         self.session.server.workers.run(move || {
+            let mut all = Vec::new();
             if let Some(used) = &session.used {
-                let all = session.server.sessions.of_unit(&used.unit);
+                all = session.server.sessions.of_unit(&used.unit);
                 all.iter().for_each(|other| other.give_up(|_| true));
                 all.iter().for_each(|other| other.order.wait_for_given_up());
                 used.unit.reset(&used.nexus);
             }
             answer_managing(&session, tag, 0);
+            if is_cold {
+                session.output.wait_until_sent(LAST_WORDS);
+                all.iter().for_each(|ended| ended.output.close());
+            }
         });
     }
 
@@ -71,6 +77,13 @@ impl Connection {
     }
 
     pub(super) fn text(&mut self, text: Text) -> Result<(), End> {
+        if text.continues && text.is_final {
+            return Err(End::Protocol("text that ends and goes on"));
+        }
+        if text.transfer_tag == NO_TAG {
+            // Another negotiation; an old one that was left half-way is over.
+            self.text.clear();
+        }
         let data = self.input.data(&mut self.reads)?;
         if self.text.len() + data.len() > MAX_TEXT {
             return Err(End::Text(TextError::TooLong));
@@ -131,7 +144,8 @@ impl Connection {
         let mut header = Header::response(response::TEXT).for_task(text.tag);
         header.set_lun(text.lun);
         let goes_on = !waits && !self.text_left.is_empty();
-        if goes_on || waits {
+        // Where the initiator has more to ask, we are not done either (RFC 7143, section 11.11.1).
+        if goes_on || waits || !text.is_final {
             header.clear_flag(0x80);
             header.set_flag(if goes_on { 0x40 } else { 0 });
             header.set_u32(20, MORE_TEXT);

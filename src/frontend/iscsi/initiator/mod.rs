@@ -215,7 +215,7 @@ impl Initiator {
         &self.socket
     }
 
-    /// All targets that we may use, with their addresses.
+    /// All targets that we may use: each once for every address that it has.
     ///
     /// # Errors
     /// Where the connection breaks.
@@ -249,11 +249,14 @@ impl Initiator {
         for pair in String::from_utf8_lossy(&text).split('\0') {
             match pair.split_once('=') {
                 Some(("TargetName", name)) => targets.push((name.to_owned(), String::new())),
-                Some(("TargetAddress", address)) => {
-                    if let Some(last) = targets.last_mut() {
-                        last.1 = address.to_owned();
+                Some(("TargetAddress", address)) => match targets.last_mut() {
+                    Some((_, first)) if first.is_empty() => address.clone_into(first),
+                    Some((name, _)) => {
+                        let name = name.clone();
+                        targets.push((name, address.to_owned()));
                     }
-                }
+                    None => {}
+                },
                 _ => {}
             }
         }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use chap::Chap;
 pub(super) use chap::{Algorithm, binary, hex};
 pub(super) use parameters::Parameters;
+use parameters::is_negotiated;
+use rustc_hash::FxHashSet;
 
 use super::options::IscsiOptions;
 use super::targets::{Target, Targets};
@@ -161,6 +163,8 @@ struct Talk<'a> {
     chap: Option<Chap>,
     is_authenticated: bool,
     parameters: Parameters,
+    /// The keys that were negotiated; each may be but once (RFC 7143, section 6.3).
+    agreed: FxHashSet<String>,
     last: Option<Login>,
 }
 
@@ -182,6 +186,7 @@ impl<'a> Talk<'a> {
             chap: None,
             is_authenticated: options.secrets.is_none(),
             parameters: Parameters::default(),
+            agreed: FxHashSet::default(),
             last: None,
         }
     }
@@ -280,6 +285,11 @@ impl<'a> Talk<'a> {
             Stage::Operational | Stage::FullFeature => {
                 if !self.is_authenticated {
                     return Err(Failure::Authentication("it skips the security stage"));
+                }
+                for (key, _) in said.iter().filter(|(key, _)| is_negotiated(key)) {
+                    if !self.agreed.insert(key.to_owned()) {
+                        return Err(Failure::Initiator("it negotiates a key twice"));
+                    }
                 }
                 self.parameters.negotiate(said, is_discovery, answer);
                 self.parameters.declare(answer);

@@ -74,7 +74,7 @@ impl Parameters {
     pub fn renegotiate(&mut self, key: &str, value: &str) -> Option<String> {
         match key {
             "MaxRecvDataSegmentLength" => self.answer(key, value, false),
-            _ if is_known(key) => Some("Reject".to_owned()),
+            _ if is_negotiated(key) || is_identity(key) => Some("Reject".to_owned()),
             _ => Some("NotUnderstood".to_owned()),
         }
     }
@@ -180,7 +180,8 @@ fn is_about_data(key: &str) -> bool {
     KEYS.contains(&key)
 }
 
-fn is_known(key: &str) -> bool {
+/// Whether both sides agree on a value.
+pub fn is_negotiated(key: &str) -> bool {
     const OTHERS: [&str; 6] = [
         "HeaderDigest",
         "DataDigest",
@@ -189,7 +190,7 @@ fn is_known(key: &str) -> bool {
         "ErrorRecoveryLevel",
         "TaskReporting",
     ];
-    is_about_data(key) || is_identity(key) || OTHERS.contains(&key)
+    is_about_data(key) || OTHERS.contains(&key)
 }
 
 /// The first digest of a list that we know; whether it is CRC-32C.

@@ -113,8 +113,6 @@ pub struct TaskManagement {
     pub lun: u64,
     /// To which task.
     pub referenced: u32,
-    /// The command number of that task.
-    pub ref_cmd_sn: u32,
 }
 
 /// A stage of the login phase.
@@ -181,7 +179,7 @@ pub struct Text {
     pub transfer_tag: u32,
     /// Whether the text goes on in the next PDU.
     pub continues: bool,
-    /// Whether the initiator has no more to say.
+    /// Whether the initiator has no more to ask.
     pub is_final: bool,
     /// Copied into the answer.
     pub lun: u64,
@@ -248,7 +246,6 @@ impl Request {
                 function: function(flags & 0x7f),
                 lun: header.lun(),
                 referenced: header.u32(20),
-                ref_cmd_sn: header.u32(32),
             })),
             0x03 => login(header).map(Self::Login),
             0x04 => Ok(Self::Text(Text {
