@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::store::OpenStore;
-use crate::config::{Portal, Secrets, SecretsError};
+use crate::config::{Account, Portal, Secrets, SecretsError};
 use crate::frontend::iscsi::{Access, IscsiOptions};
 
 /// How the disks of a store are served over iSCSI, where they are: at the addresses of its settings, and
@@ -31,6 +31,11 @@ pub fn options(
     let secrets = secrets
         .map(|file| Secrets::load(&dir.join(file)))
         .transpose()?;
+    if !settings.access.is_empty() {
+        for doubt in doubts(secrets.as_ref()) {
+            log::warn!("iSCSI: {doubt}");
+        }
+    }
     let access = settings.access.iter().map(|rule| Access {
         disks: rule.pattern.clone(),
         initiators: rule.initiators.clone(),
@@ -48,6 +53,26 @@ pub fn options(
     }))
 }
 
+/// Where rules of access keep nobody out who knows an initiator's name: that is all that they go by.
+fn doubts(secrets: Option<&Secrets>) -> Vec<String> {
+    let Some(secrets) = secrets else {
+        return vec![
+            "'access' goes by the names that initiators give, and without 'secrets' nothing proves them"
+                .to_owned(),
+        ];
+    };
+    let anybody = |account: &&Account| account.initiator.is_none();
+    let unbound = secrets.initiators.iter().filter(anybody);
+    let doubt = |account: &Account| {
+        format!(
+            "'access' goes by the names that initiators give, and the account {} may come under any: name \
+             its 'initiator' in the secrets",
+            account.user
+        )
+    };
+    unbound.map(doubt).collect()
+}
+
 /// What the directory is called.
 fn name_of(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
@@ -55,4 +80,21 @@ fn name_of(dir: &Path) -> String {
         .file_name()
         .map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| "store".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_nothing_proves_are_doubted() {
+        assert_eq!(doubts(None).len(), 1);
+        let text = b"initiators:\n- {user: a, secret: abcdefghijkl, initiator: iqn.x:*}\n\
+            - {user: b, secret: abcdefghijkl}\n";
+        let secrets = Secrets::parse("s", text).unwrap();
+        let doubts = doubts(Some(&secrets));
+        assert_eq!(doubts.len(), 1);
+        assert!(doubts[0].contains("account b "), "{}", doubts[0]);
+        assert!(!doubts[0].contains("abcdefghijkl"));
+    }
 }

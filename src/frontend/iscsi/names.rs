@@ -8,7 +8,7 @@
 /// The naming authority's part.
 const AUTHORITY: &str = "iqn.2026-11.io.snapmark:";
 /// The longest name, in bytes.
-const LONGEST: usize = 223;
+pub const LONGEST: usize = 223;
 
 /// The name of a disk, or of a snapshot as `DISK@SNAPSHOT`; nothing where it would be too long.
 pub fn target_name(store: &str, file_name: &str) -> Option<String> {

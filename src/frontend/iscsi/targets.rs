@@ -7,14 +7,17 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use sha2::{Digest, Sha256};
 
-use super::names::{file_name, target_name};
+use super::names::{LONGEST, file_name, target_name};
 use super::scsi::Unit;
 use crate::base::split_snapshot_file_name;
 use crate::control::Commands;
 use crate::volume::{Node, VolumeError, Volumes};
+
+/// Names that are too long are warned of; so many at the most.
+const MOST_WARNINGS: usize = 1000;
 
 /// A disk or snapshot that can be logged in to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub(super) struct Targets {
     uuid: [u8; 16],
     /// Those that are used, and those that have something to remember.
     units: Mutex<FxHashMap<Node, Open>>,
+    /// Those that have no name, and of which was warned.
+    nameless: Mutex<FxHashSet<Node>>,
 }
 
 /// A logical unit, and how many sessions use it.
@@ -57,6 +62,7 @@ impl Targets {
             store,
             uuid,
             units: Mutex::default(),
+            nameless: Mutex::default(),
         }
     }
 
@@ -71,10 +77,24 @@ impl Targets {
     pub fn list(&self) -> Vec<Target> {
         let files = self.volumes.list().into_iter();
         let targets = files.filter_map(|(file, node)| {
-            let name = target_name(&self.store, &file)?;
+            let Some(name) = target_name(&self.store, &file) else {
+                self.warn_of(node, &file);
+                return None;
+            };
             Some(Self::target(name, &file, node))
         });
         targets.collect()
+    }
+
+    /// A name that is too long for a target; said once.
+    fn warn_of(&self, node: Node, file: &str) {
+        let mut nameless = self.nameless.lock();
+        if nameless.len() < MOST_WARNINGS && nameless.insert(node) {
+            log::warn!(
+                "iSCSI: {file} is no target: its name would have more than {LONGEST} bytes; give it, or the \
+                 store in 'iscsi: name', a shorter one"
+            );
+        }
     }
 
     fn target(name: String, file: &str, node: Node) -> Target {
