@@ -13,6 +13,7 @@ use common::{
     SNAPMARK, TestStore, able, execute, noise, read_at, run, run_failing, sh, text, write_at,
 };
 use rustix::fs::{CWD, FileType, Mode};
+use snapmark::base::checksum;
 
 /// All that a store has, and whether the daemon writes to it.
 const FILES: [(&str, bool); 7] = [
@@ -62,7 +63,7 @@ fn print_of(path: &Path) -> (u64, u32) {
     let len = file.metadata().unwrap().len();
     let mut start = vec![0; len.min(32 << 20) as usize];
     file.read_exact_at(&mut start, 0).unwrap();
-    (len, crc32c::crc32c(&start))
+    (len, checksum(&start).0)
 }
 
 #[test]

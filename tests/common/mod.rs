@@ -502,12 +502,13 @@ pub fn write_at(file: &Path, offset: u64, bytes: &[u8]) {
 
 /// The CRC-32C of a whole file.
 pub fn checksum(file: &Path) -> u32 {
-    let (mut file, mut crc) = (File::open(file).expect("a file"), 0);
+    let mut file = File::open(file).expect("a file");
+    let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
     let mut chunk = vec![0; 1 << 20];
     loop {
         match file.read(&mut chunk).expect("a read") {
-            0 => return crc,
-            n => crc = crc32c::crc32c_append(crc, &chunk[..n]),
+            0 => return crc.finalize() as u32,
+            n => crc.update(&chunk[..n]),
         }
     }
 }
