@@ -5,15 +5,6 @@ use std::sync::Arc;
 use super::{Frame, Lent};
 use crate::base::{Block, Geometry, SegmentNo};
 
-/// A block of a write.
-#[derive(Clone)]
-pub enum Cell {
-    /// In memory.
-    Frame(Arc<Frame>),
-    /// This block of a lent slot.
-    Lent(Arc<Lent>, usize),
-}
-
 /// All blocks of a write, one after the other.
 #[derive(Clone, Default)]
 pub struct Content {
@@ -66,27 +57,22 @@ impl Content {
         (self.frames.len() + self.lent_blocks()) as u64
     }
 
-    /// All blocks, in order.
-    pub(super) fn cells(&self) -> impl Iterator<Item = Cell> + '_ {
-        let (head, tail) = self.frames.split_at(self.head);
-        let frame = |frame: &Arc<Frame>| Cell::Frame(frame.clone());
-        let blocks = |lent: &Arc<Lent>| {
-            let lent = lent.clone();
-            (0..lent.sums().len()).map(move |at| Cell::Lent(lent.clone(), at))
-        };
-        let middle = self.lent.iter().flat_map(blocks);
-        head.iter()
-            .map(frame)
-            .chain(middle)
-            .chain(tail.iter().map(frame))
-    }
-
     /// The blocks in memory of a write that begins at `block`.
     pub(super) fn framed(&self, block: Block) -> impl Iterator<Item = (Block, &Arc<Frame>)> {
         let (head, tail) = self.frames.split_at(self.head);
         let after = block.0 + (self.head + self.lent_blocks()) as u64;
         let numbered = (block.0..).zip(head).chain((after..).zip(tail));
         numbered.map(|(at, frame)| (Block(at), frame))
+    }
+
+    /// The segments in slots of such a write, by their first blocks.
+    pub(super) fn lent_from(&self, block: Block) -> impl Iterator<Item = (Block, &Arc<Lent>)> {
+        let mut next = block.0 + self.head as u64;
+        self.lent.iter().map(move |lent| {
+            let first = next;
+            next += lent.sums().len() as u64;
+            (Block(first), lent)
+        })
     }
 
     /// The segments that such a write changes through memory, rising.
@@ -115,7 +101,7 @@ impl Content {
         block: Block,
         geometry: Geometry,
     ) -> impl Iterator<Item = (SegmentNo, &Arc<Lent>)> {
-        let first = geometry.locate(Block(block.0 + self.head as u64)).0;
-        (first.0..).map(SegmentNo).zip(&self.lent)
+        let located = move |(first, lent)| (geometry.locate(first).0, lent);
+        self.lent_from(block).map(located)
     }
 }

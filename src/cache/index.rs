@@ -4,14 +4,14 @@
 //! entries are chained newest first, at most one an epoch, so that a look-up on the live disk
 //! costs the same however many markers wait (P11).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, hash_map};
 use std::ops::Range;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::{Cell, Frame, Lent};
+use super::{Frame, Lent};
 use crate::base::{Block, Epoch, Seq};
 
 /// What the cache knows of a block.
@@ -27,20 +27,14 @@ pub enum Found {
     Nothing,
 }
 
-struct Entry {
-    cell: Cell,
+struct Entry<T> {
+    what: T,
     epoch: Epoch,
     seq: Seq,
 }
 
-impl From<Cell> for Found {
-    fn from(cell: Cell) -> Self {
-        match cell {
-            Cell::Frame(frame) => Self::Data(frame),
-            Cell::Lent(lent, at) => Self::Lent(lent, at),
-        }
-    }
-}
+/// What there is at one place, newest first: epochs and sequence numbers strictly falling.
+type Chain<T> = SmallVec<[Entry<T>; 1]>;
 
 /// Zeroed ranges of one epoch: start to end and the record that zeroed it; never overlapping.
 #[derive(Default)]
@@ -51,8 +45,13 @@ struct Zeros {
 /// The index of a map.
 #[derive(Default)]
 pub struct Index {
-    /// Newest first; epochs and sequence numbers strictly falling.
-    blocks: FxHashMap<u64, SmallVec<[Entry; 1]>>,
+    /// Blocks in memory.
+    blocks: FxHashMap<u64, Chain<Arc<Frame>>>,
+    /// Segments in lent slots, by their first blocks. One entry each, and not one for each block: a big
+    /// write would spend more on those than on all else that is done under the queue's lock.
+    segments: FxHashMap<u64, Chain<Arc<Lent>>>,
+    /// Blocks of a segment, once there was one.
+    segment_blocks: u64,
     /// Oldest epoch first; only epochs that have any.
     zeros: Vec<(Epoch, Zeros)>,
 }
@@ -61,23 +60,19 @@ impl Index {
     /// Whether nothing is cached.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.zeros.is_empty()
-    }
-
-    /// Blocks with cached data.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.blocks.len()
+        self.blocks.is_empty() && self.segments.is_empty() && self.zeros.is_empty()
     }
 
     /// Enters a block's data. Sequence numbers only rise.
-    pub fn insert(&mut self, block: Block, cell: Cell, epoch: Epoch, seq: Seq) {
-        let chain = self.blocks.entry(block.0).or_default();
-        let entry = Entry { cell, epoch, seq };
-        match chain.first_mut() {
-            Some(newest) if newest.epoch == epoch => *newest = entry,
-            _ => chain.insert(0, entry),
-        }
+    pub fn insert(&mut self, block: Block, frame: Arc<Frame>, epoch: Epoch, seq: Seq) {
+        enter(self.blocks.entry(block.0).or_default(), frame, epoch, seq);
+    }
+
+    /// Enters a segment's data, which are in a lent slot. `first` is its first block.
+    pub fn insert_lent(&mut self, first: Block, lent: Arc<Lent>, epoch: Epoch, seq: Seq) {
+        self.segment_blocks = lent.sums().len() as u64;
+        debug_assert!(first.0.is_multiple_of(self.segment_blocks));
+        enter(self.segments.entry(first.0).or_default(), lent, epoch, seq);
     }
 
     /// Enters a zeroed range.
@@ -93,33 +88,46 @@ impl Index {
     /// The newest of a block in `epoch` or before.
     #[must_use]
     pub fn find(&self, block: Block, epoch: Epoch) -> Found {
-        let data = self
-            .blocks
-            .get(&block.0)
-            .and_then(|chain| chain.iter().find(|entry| entry.epoch <= epoch));
         let zero = self
             .zeros
             .iter()
             .rev()
             .filter(|(of, _)| *of <= epoch)
             .find_map(|(_, zeros)| zeros.at(block.0));
-        match (data, zero) {
-            (Some(entry), Some(seq)) if seq > entry.seq => Found::Zero,
-            (Some(entry), _) => entry.cell.clone().into(),
-            (None, Some(_)) => Found::Zero,
-            (None, None) => Found::Nothing,
+        let frame = newest(self.blocks.get(&block.0), epoch);
+        let lent = self.find_lent(block, epoch);
+        let seqs = [
+            frame.map(|entry| entry.seq),
+            lent.map(|(entry, _)| entry.seq),
+            zero,
+        ];
+        match (frame, lent, seqs.iter().max().copied().flatten()) {
+            (_, _, None) => Found::Nothing,
+            (Some(frame), _, Some(seq)) if frame.seq == seq => Found::Data(frame.what.clone()),
+            (_, Some((lent, at)), Some(seq)) if lent.seq == seq => {
+                Found::Lent(lent.what.clone(), at)
+            }
+            _ => Found::Zero,
         }
     }
 
-    /// Takes out a destaged write, where nothing newer took its place.
-    pub fn remove(&mut self, block: Block, seq: Seq) {
-        let Some(chain) = self.blocks.get_mut(&block.0) else {
-            return;
-        };
-        chain.retain(|entry| entry.seq != seq);
-        if chain.is_empty() {
-            self.blocks.remove(&block.0);
+    fn find_lent(&self, block: Block, epoch: Epoch) -> Option<(&Entry<Arc<Lent>>, usize)> {
+        if self.segments.is_empty() {
+            return None;
         }
+        let at = block.0 % self.segment_blocks;
+        let entry = newest(self.segments.get(&(block.0 - at)), epoch)?;
+        Some((entry, at as usize))
+    }
+
+    /// Takes out a destaged write of a block, where nothing newer took its place.
+    pub fn remove(&mut self, block: Block, seq: Seq) {
+        remove(&mut self.blocks, block.0, seq);
+    }
+
+    /// The same of a segment.
+    pub fn remove_lent(&mut self, first: Block, seq: Seq) {
+        remove(&mut self.segments, first.0, seq);
     }
 
     /// Takes out what is left of a destaged zeroed range.
@@ -136,22 +144,50 @@ impl Index {
     /// the first such block, if any. For finding data and holes; costs a walk over the index.
     #[must_use]
     pub fn next_known(&self, from: u64, to: u64, epoch: Epoch) -> Option<u64> {
-        let known = |chain: &SmallVec<[Entry; 1]>| chain.iter().any(|entry| entry.epoch <= epoch);
+        let is_known = |chain: &Chain<_>| newest(Some(chain), epoch).is_some();
         let data = if to - from < self.blocks.len() as u64 {
-            (from..to).find(|block| self.blocks.get(block).is_some_and(known))
+            (from..to).find(|block| self.blocks.get(block).is_some_and(is_known))
         } else {
             let inside = |(block, chain): (&u64, _)| {
-                ((from..to).contains(block) && known(chain)).then_some(*block)
+                ((from..to).contains(block) && is_known(chain)).then_some(*block)
             };
             self.blocks.iter().filter_map(inside).min()
         };
+        let inside = |(first, chain): (&u64, &Chain<_>)| {
+            let at = from.max(*first);
+            let is_inside = at < to.min(first + self.segment_blocks);
+            (is_inside && newest(Some(chain), epoch).is_some()).then_some(at)
+        };
+        let lent = self.segments.iter().filter_map(inside).min();
         let zero = self
             .zeros
             .iter()
             .filter(|(of, _)| *of <= epoch)
             .filter_map(|(_, zeros)| zeros.next(from, to))
             .min();
-        data.into_iter().chain(zero).min()
+        data.into_iter().chain(lent).chain(zero).min()
+    }
+}
+
+/// Puts in what is newer than all there is: at most one entry an epoch stays.
+fn enter<T>(chain: &mut Chain<T>, what: T, epoch: Epoch, seq: Seq) {
+    let entry = Entry { what, epoch, seq };
+    match chain.first_mut() {
+        Some(newest) if newest.epoch == epoch => *newest = entry,
+        _ => chain.insert(0, entry),
+    }
+}
+
+fn newest<T>(chain: Option<&Chain<T>>, epoch: Epoch) -> Option<&Entry<T>> {
+    chain?.iter().find(|entry| entry.epoch <= epoch)
+}
+
+fn remove<T>(chains: &mut FxHashMap<u64, Chain<T>>, at: u64, seq: Seq) {
+    if let hash_map::Entry::Occupied(mut chain) = chains.entry(at) {
+        chain.get_mut().retain(|entry| entry.seq != seq);
+        if chain.get().is_empty() {
+            chain.remove();
+        }
     }
 }
 
@@ -206,18 +242,19 @@ impl Zeros {
 #[cfg(test)]
 mod tests {
     use super::super::FramePool;
+    use super::super::stock::Stock;
     use super::*;
-    use crate::base::BLOCK;
+    use crate::base::{BLOCK, Checksum, DeviceNo, Place, Slot};
 
-    fn frame(pool: &Arc<FramePool>, byte: u8) -> Cell {
+    fn frame(pool: &Arc<FramePool>, byte: u8) -> Arc<Frame> {
         let frames = pool.take(1, || Ok(()), || {}).unwrap().fill(&[byte; BLOCK]);
-        Cell::Frame(frames[0].clone())
+        frames[0].clone()
     }
 
     fn shows(index: &Index, block: u64, epoch: u64) -> i32 {
         match index.find(Block(block), Epoch(epoch)) {
             Found::Data(frame) => i32::from(frame[0]),
-            Found::Lent(..) => -2,
+            Found::Lent(lent, at) => -1000 * lent.place().slot.0 as i32 - at as i32,
             Found::Zero => 0,
             Found::Nothing => -1,
         }
@@ -264,5 +301,47 @@ mod tests {
         assert_eq!(index.next_known(10, 100, Epoch(9)), Some(50));
         index.remove_zero(50..60, Epoch(2), Seq(4));
         assert_eq!(index.next_known(7, 100, Epoch(9)), None);
+    }
+
+    #[test]
+    fn a_segment_in_a_slot_and_blocks_in_memory_hide_each_other() {
+        let (pool, stock) = (FramePool::new(256).unwrap(), Arc::new(Stock::default()));
+        let lent = |slot| {
+            let place = Place {
+                device: DeviceNo(0),
+                slot: Slot(slot),
+            };
+            Arc::new(Lent::new(place, vec![Checksum(0); 16], Arc::clone(&stock)))
+        };
+        let mut index = Index::default();
+        index.insert(Block(33), frame(&pool, 1), Epoch(1), Seq(1));
+        index.insert_lent(Block(32), lent(7), Epoch(1), Seq(2));
+        index.insert(Block(34), frame(&pool, 3), Epoch(1), Seq(3));
+        index.insert(Block(35), frame(&pool, 4), Epoch(2), Seq(4));
+        index.insert_lent(Block(32), lent(8), Epoch(2), Seq(5));
+        index.zero(40..44, Epoch(2), Seq(6));
+        let at = |epoch| [31, 32, 33, 34, 35, 40, 47, 48].map(|block| shows(&index, block, epoch));
+        assert_eq!(at(0), [-1; 8]);
+        assert_eq!(at(1), [-1, -7000, -7001, 3, -7003, -7008, -7015, -1]);
+        assert_eq!(at(2), [-1, -8000, -8001, -8002, -8003, 0, -8015, -1]);
+        assert_eq!(index.next_known(0, 100, Epoch(1)), Some(32));
+        assert_eq!(index.next_known(36, 100, Epoch(1)), Some(36));
+        assert_eq!(index.next_known(48, 100, Epoch(1)), None);
+        assert_eq!(index.next_known(0, 32, Epoch(1)), None);
+        assert_eq!(index.next_known(0, 100, Epoch(0)), None);
+        // As they are destaged; what was hidden does not come back.
+        index.remove(Block(33), Seq(1));
+        index.remove_lent(Block(32), Seq(2));
+        assert_eq!([33, 34].map(|block| shows(&index, block, 1)), [-1, 3]);
+        index.remove(Block(34), Seq(3));
+        index.remove(Block(35), Seq(4));
+        assert_eq!(
+            [34, 35].map(|block| shows(&index, block, 2)),
+            [-8002, -8003]
+        );
+        index.remove_lent(Block(32), Seq(5));
+        assert_eq!([34, 40].map(|block| shows(&index, block, 2)), [-1, 0]);
+        index.remove_zero(40..44, Epoch(2), Seq(6));
+        assert!(index.is_empty());
     }
 }

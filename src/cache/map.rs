@@ -73,12 +73,6 @@ impl MapState {
         self.index.read().next_known(from, to, epoch)
     }
 
-    /// Blocks with cached data.
-    #[must_use]
-    pub fn cached_blocks(&self) -> usize {
-        self.index.read().len()
-    }
-
     /// The newest record that may have touched the block.
     #[must_use]
     pub fn stamp(&self, block: Block) -> Seq {

@@ -35,7 +35,7 @@ mod throttle;
 mod ticket;
 mod window;
 
-pub use content::{Cell, Content};
+pub use content::Content;
 pub use error::CacheError;
 pub use frames::{Frame, FramePool};
 pub use halt::Halt;

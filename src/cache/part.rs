@@ -115,8 +115,11 @@ pub(super) fn enter_part(
 ) -> (Record, Vec<Arc<Frame>>) {
     match part {
         Part::Write { block, content } => {
-            for (at, cell) in (block.0..).zip(content.cells()) {
-                index.insert(Block(at), cell, epoch, seq);
+            for (at, frame) in content.framed(*block) {
+                index.insert(at, frame.clone(), epoch, seq);
+            }
+            for (first, lent) in content.lent_from(*block) {
+                index.insert_lent(first, lent.clone(), epoch, seq);
             }
             map.touch(block.0, content.len(), seq);
             let frames = content.frames().to_vec();

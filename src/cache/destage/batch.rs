@@ -9,7 +9,7 @@ use super::super::MapState;
 use super::super::queue::{Queue, Record, WriteRecord, ZeroRecord};
 use super::super::space::ClaimKey;
 use super::segment::Update;
-use crate::base::{Block, BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Timestamp};
+use crate::base::{BlockMask, DiskId, Epoch, Geometry, SegmentNo, Seq, Timestamp};
 
 /// Records taken in one go at the most.
 const MAX_RECORDS: usize = 16 << 10;
@@ -234,8 +234,11 @@ impl Run {
         for record in &self.records {
             match record {
                 Record::Write(write) => {
-                    for at in 0..write.content.len() {
-                        index.remove(Block(write.block.0 + at), write.seq);
+                    for (at, _) in write.content.framed(write.block) {
+                        index.remove(at, write.seq);
+                    }
+                    for (first, _) in write.content.lent_from(write.block) {
+                        index.remove_lent(first, write.seq);
                     }
                 }
                 Record::Zero(zero) => {
@@ -313,6 +316,7 @@ pub(super) fn settle(queue: &mut Queue, settled: Vec<Settled>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Block;
     use crate::base::MapId;
 
     #[test]
