@@ -50,6 +50,8 @@ enum State {
     Queued,
     /// It is being done.
     Running,
+    /// It is done but for its answer, and waits for others to end.
+    Resting,
 }
 
 /// Why a task is not taken.
@@ -120,6 +122,16 @@ impl Order {
         let mut tasks = self.tasks.lock();
         let task = tasks.get(number);
         task.map(|task| task.state = State::Running).is_some()
+    }
+
+    /// All that a task does is done, but that it waits for others before it is answered: those need not wait
+    /// for it. Two that wait for each other would do so for ever.
+    pub fn rest(&self, number: u64) {
+        let mut tasks = self.tasks.lock();
+        if let Some(task) = tasks.get(number) {
+            task.state = State::Resting;
+        }
+        self.ended.notify_all();
     }
 
     /// As [`queue`](Self::queue); where it is not its turn, `job` is kept until it is.
@@ -381,6 +393,32 @@ mod tests {
         let waiter = std::thread::spawn(move || waiter.wait_for_given_up());
         assert_eq!(order.end(runs).len(), 1);
         waiter.join().unwrap();
+    }
+
+    #[test]
+    fn two_that_give_each_other_up_do_not_wait_for_each_other() {
+        let orders = std::sync::Arc::new([Order::default(), Order::default()]);
+        let numbers = [0, 1].map(|of| orders[of].begin(1, Simple, true).unwrap());
+        for (order, number) in orders.iter().zip(numbers) {
+            assert!(order.start(number));
+        }
+        let both = std::sync::Arc::new(std::sync::Barrier::new(2));
+        let threads = [(0, 1), (1, 0)].map(|(own, other)| {
+            let (orders, both) = (orders.clone(), both.clone());
+            std::thread::spawn(move || {
+                let orders: &[Order; 2] = &orders;
+                orders[other].give_up(|_| true);
+                both.wait();
+                orders[own].rest(numbers[own]);
+                orders[other].wait_for_given_up();
+                assert!(orders[own].is_given_up(numbers[own]));
+                orders[own].end(numbers[own]);
+            })
+        });
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert!(orders.iter().all(|order| order.unfinished() == 0));
     }
 
     #[test]

@@ -232,7 +232,10 @@ impl Session {
                 0
             },
             disks_of: &|initiator: &str| self.server.sessions.disks_of(initiator),
-            abort: &|port: &str| self.server.sessions.abort_port(unit, port),
+            abort: &|port: &str| {
+                self.order.rest(task.number);
+                self.server.sessions.abort_port(unit, port);
+            },
         };
         let prepared = task.prepared.as_ref().map_err(AsRef::as_ref);
         scsi::execute(&scene, prepared, &task.command.cdb, data)
