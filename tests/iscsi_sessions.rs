@@ -62,7 +62,7 @@ fn disks_and_snapshots_are_discovered_and_can_be_used() {
 #[test]
 fn all_addresses_of_use_are_told_first_that_of_the_connection() {
     let mut options = options();
-    let listen = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"];
+    let listen = ["127.0.0.1:0", "0.0.0.0:0", "127.0.0.2:0", "[::1]:0"];
     options.listen = listen.map(|at| at.parse().unwrap()).to_vec();
     options.open = true;
     let lab = Lab::with(options, Shape::default());
@@ -73,6 +73,7 @@ fn all_addresses_of_use_are_told_first_that_of_the_connection() {
         (portals[0], vec![portals[0], portals[2]]),
         (anywhere, vec![anywhere, portals[0], portals[2]]),
         (portals[2], vec![portals[2], portals[0]]),
+        (portals[3], vec![portals[3]]),
     ] {
         let who = Identity {
             target: None,
@@ -105,6 +106,25 @@ fn more_targets_than_fit_into_one_pdu_are_discovered() {
         lab.engine.create(new_disk(&name, 1 << 20)).unwrap();
     }
     assert_eq!(discover(&lab, "a").len(), 3001);
+}
+
+#[test]
+fn the_newest_snapshots_are_told_and_the_others_are_there_too() {
+    let lab = Lab::new();
+    for number in 0..600 {
+        let name = format!("s{:03}", (number * 7) % 600);
+        lab.engine.snapshot(&["disk"], Some(&name), false).unwrap();
+    }
+    let told = discover(&lab, "a");
+    let target = |number: u32| {
+        let file = format!("disk@s{:03}", (number * 7) % 600);
+        target_name("lab", &file).unwrap()
+    };
+    assert_eq!(told.len(), 1 + 512);
+    assert!((88..600).all(|number| told.contains(&target(number))));
+    assert!(told.contains(&target_name("lab", "disk").unwrap()));
+    let mut oldest = lab.session("a", "disk@s000");
+    assert!(read(&mut oldest, 0, 8) == [0; 4096]);
 }
 
 #[test]
@@ -326,6 +346,11 @@ fn a_disk_that_was_renamed_says_so() {
     };
     let mut session = lab.session("a", "disk");
     assert!(names(&mut session).contains("lab:disk"));
+    // Something that outlives the session (PERSISTENT RESERVE OUT, REGISTER).
+    let mut list = [0; 24];
+    list[15] = 1;
+    let register = [0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0];
+    good(&session.command(&register, Transfer::Out(&list)).unwrap());
     session.log_out().unwrap();
     lab.engine.rename("disk", "renamed", false).unwrap();
     // The session of before is over a moment after its logout is answered.

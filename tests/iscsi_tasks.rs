@@ -338,14 +338,59 @@ fn data_that_do_not_come_end_their_session_unless_they_were_given_up() {
     lab.session("b", "disk").reset().unwrap();
     let mut late = Raw::session(&lab, "c", "disk");
     begin(&mut late);
-    for _ in 0..8 {
+    let mut pretends = Raw::session(&lab, "d", "disk");
+    begin(&mut pretends);
+    for n in 0..8u32 {
         std::thread::sleep(Duration::from_millis(500));
         given_up.ping();
+        // Data of no task are none; the last few come after its end.
+        let fields: [(usize, &[u8]); 3] =
+            [(0, &[0x05]), (1, &[0x80]), (16, &(77 + n).to_be_bytes())];
+        if n < 4 {
+            pretends.send(&fields, &[]);
+        }
     }
     given_up.settle();
-    let rejected = late.next();
-    assert_eq!((rejected.opcode(), rejected.header[2]), (0x3f, 0x04));
-    assert_eq!(late.socket.read(&mut [0]).unwrap(), 0, "its end");
+    for ended in [&mut late, &mut pretends] {
+        let rejected = ended.next();
+        assert_eq!((rejected.opcode(), rejected.header[2]), (0x3f, 0x04));
+        assert_eq!(ended.socket.read(&mut [0]).unwrap(), 0, "its end");
+    }
+}
+
+/// On a slow link what asks for data may be behind much else.
+#[test]
+fn data_are_not_late_that_were_not_asked_for_yet() {
+    let lab = Lab::with(
+        IscsiOptions {
+            data_patience: Duration::from_secs(2),
+            ..options()
+        },
+        Shape::default(),
+    );
+    let mut raw = Raw::session(&lab, "a", "disk");
+    let small = rustix::net::sockopt::set_socket_recv_buffer_size(&raw.socket, 64 << 10);
+    small.unwrap();
+    let read = |raw: &mut Raw| raw.command(SIMPLE, 0x40, &ten(0x28, 0, 2048), 1 << 20, &[]);
+    let reads = [0; 8].map(|_| read(&mut raw));
+    let written = raw.command(SIMPLE, 0x20, &ten(0x2a, 0, 8), 4096, &[]);
+    for _ in 0..8 {
+        // Each makes the target look.
+        std::thread::sleep(Duration::from_millis(500));
+        raw.command(SIMPLE, 0, &[0; 6], 0, &[]);
+    }
+    let (mut ended, mut left) = (false, reads.len() + 8);
+    while !ended || left > 0 {
+        let pdu = raw.next();
+        match pdu.opcode() {
+            R2T => raw.answer(&pdu, &[1; 4096]),
+            SCSI if pdu.u32(16) == written => ended = pdu.header[3] == 0,
+            SCSI => left -= 1,
+            DATA_IN => left -= usize::from(pdu.header[1] & 1),
+            other => panic!("{other:x}h"),
+        }
+    }
+    assert!(lab.bytes("disk", 0, 4096) == [1; 4096]);
 }
 
 /// On a slow link the data of the last of many commands take long: that some come is enough.

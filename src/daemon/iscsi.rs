@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::store::OpenStore;
-use crate::config::{Account, Portal, Secrets, SecretsError};
+use crate::config::{Account, Glob, Portal, Secrets, SecretsError};
 use crate::frontend::iscsi::{Access, IscsiOptions};
 
 /// How the disks of a store are served over iSCSI, where they are: at the addresses of its settings, and
@@ -61,7 +61,9 @@ fn doubts(secrets: Option<&Secrets>) -> Vec<String> {
                 .to_owned(),
         ];
     };
-    let anybody = |account: &&Account| account.initiator.is_none();
+    // A pattern that nothing matches too lets everybody come under any name.
+    let is_any = |name: &Glob| name.matches("");
+    let anybody = |account: &&Account| account.initiator.as_ref().is_none_or(is_any);
     let unbound = secrets.initiators.iter().filter(anybody);
     let doubt = |account: &Account| {
         format!(
@@ -90,11 +92,11 @@ mod tests {
     fn names_that_nothing_proves_are_doubted() {
         assert_eq!(doubts(None).len(), 1);
         let text = b"initiators:\n- {user: a, secret: abcdefghijkl, initiator: iqn.x:*}\n\
-            - {user: b, secret: abcdefghijkl}\n";
+            - {user: b, secret: abcdefghijkl}\n- {user: c, secret: abcdefghijkl, initiator: '*'}\n";
         let secrets = Secrets::parse("s", text).unwrap();
         let doubts = doubts(Some(&secrets));
-        assert_eq!(doubts.len(), 1);
-        assert!(doubts[0].contains("account b "), "{}", doubts[0]);
+        assert_eq!(doubts.len(), 2);
+        assert!(doubts[0].contains("account b ") && doubts[1].contains("account c "));
         assert!(!doubts[0].contains("abcdefghijkl"));
     }
 }

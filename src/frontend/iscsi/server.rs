@@ -420,25 +420,21 @@ impl Server {
         }
     }
 
-    /// Where an initiator that has found us at `here` may find us: there first. An address of this machine
-    /// alone says nothing to those who came from elsewhere.
+    /// Where an initiator that has found us at `here` may find us: there first, and at the other portals of
+    /// that family that it can be expected to reach.
     fn addresses(&self, here: Option<SocketAddr>) -> Vec<SocketAddr> {
-        let is_local = here.is_none_or(|here| is_loopback(here.ip()));
+        let Some(here) = here else { return Vec::new() };
         let is_of_use = |portal: &SocketAddr| {
-            !portal.ip().is_unspecified() && (is_local || !is_loopback(portal.ip()))
+            let is_link_local = match portal.ip() {
+                IpAddr::V4(address) => address.is_link_local(),
+                IpAddr::V6(address) => address.is_unicast_link_local(),
+            };
+            let is_special = portal.ip().is_unspecified() || is_link_local;
+            let is_far = !is_loopback(here.ip()) && is_loopback(portal.ip());
+            *portal != here && portal.is_ipv4() == here.is_ipv4() && !is_special && !is_far
         };
         let others = self.portals.iter().copied().filter(is_of_use);
-        let mut addresses = Vec::new();
-        for mut address in here.into_iter().chain(others) {
-            if let SocketAddr::V6(address) = &mut address {
-                // Its number is this machine's word for an interface.
-                address.set_scope_id(0);
-            }
-            if !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        addresses
+        std::iter::once(here).chain(others).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 //! hundreds of disks; and a number would have to be remembered for as long as there are others, where
 //! a name says which snapshot it is.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ use crate::base::split_snapshot_file_name;
 use crate::control::Commands;
 use crate::volume::{Node, VolumeError, Volumes};
 
+/// Snapshots that initiators are told of. Most log in to all that they hear of, and libiscsi takes an answer of
+/// 256 KiB.
+const MOST_SNAPSHOTS: usize = 512;
 /// Names that are too long are warned of; so many at the most.
 const MOST_WARNINGS: usize = 1000;
 
@@ -73,9 +77,19 @@ impl Targets {
         Some(Self::target(name.to_owned(), &file, node))
     }
 
-    /// All targets, in the order of their files' names.
+    /// The targets that initiators are told of, in the order of their files' names: all disks, and the newest
+    /// snapshots. Others can be logged in to all the same.
     pub fn list(&self) -> Vec<Target> {
-        let files = self.volumes.list().into_iter();
+        let all = self.volumes.list();
+        let is_snapshot = |node: &Node| matches!(node, Node::Snapshot(_));
+        let mut snapshots: Vec<Node> = all.iter().map(|(_, node)| *node).collect();
+        snapshots.retain(is_snapshot);
+        // Their numbers rise.
+        snapshots.sort_unstable_by_key(|node| Reverse(*node));
+        let oldest = snapshots.get(MOST_SNAPSHOTS - 1);
+        let is_told =
+            |node: &Node| oldest.is_none_or(|oldest| !is_snapshot(node) || node >= oldest);
+        let files = all.into_iter().filter(|(_, node)| is_told(node));
         let targets = files.filter_map(|(file, node)| {
             let Some(name) = target_name(&self.store, &file) else {
                 self.warn_of(node, &file);
@@ -131,6 +145,9 @@ impl Targets {
             }
         };
         let open = units.entry(target.node).or_insert_with(make);
+        if open.sessions == 0 {
+            open.unit.rename(&target.name);
+        }
         open.sessions += 1;
         Ok(Arc::clone(&open.unit))
     }

@@ -57,13 +57,16 @@ pub(super) enum End {
     /// It does not answer.
     #[error("it does not answer")]
     Silent,
+    /// A cold reset of its target.
+    #[error("its target was reset")]
+    Reset,
 }
 
 impl End {
     /// Why a PDU is rejected before the connection is closed (RFC 7143, section 11.17.1).
     fn reject_reason(&self) -> Option<u8> {
         match self {
-            Self::Logout | Self::Silent => None,
+            Self::Logout | Self::Silent | Self::Reset => None,
             Self::Input(InputError::DataDigest) => Some(0x02),
             Self::Input(InputError::TooLong(_)) => Some(0x04),
             Self::Input(_) => None,
@@ -104,7 +107,7 @@ pub(super) struct Connection {
     /// Text that is to be sent.
     text_left: Vec<u8>,
     last_heard: Instant,
-    /// When data came that had been asked for, or were asked for where there were none to come.
+    /// When data came that had been asked for, or began to be waited for.
     last_data: Instant,
     last_look: Instant,
     is_asked: bool,
@@ -169,8 +172,8 @@ impl Connection {
         self.last_heard = Instant::now();
         self.is_asked = false;
         let request = Request::decode(&header)?;
-        if self.collecting.is_empty() || matches!(request, Request::DataOut(_)) {
-            self.last_data = self.last_heard;
+        if self.session.output.is_ending() {
+            return Err(End::Reset);
         }
         self.look_at_data()?;
         match request {
@@ -203,6 +206,10 @@ impl Connection {
             }
             !is_over
         });
+        if self.session.output.is_anything_waiting() {
+            // It may not have been asked yet.
+            self.last_data = now;
+        }
         // Whichever they are for: on a slow link the last of many may take long.
         let is_late = now.duration_since(self.last_data) > session.server.options.data_patience;
         if is_late && !self.collecting.is_empty() {
@@ -402,6 +409,9 @@ impl Connection {
             data_sn: 0,
             task,
         };
+        if self.collecting.is_empty() {
+            self.last_data = Instant::now();
+        }
         self.receive(&mut collecting, immediate)?;
         let is_final = collecting.task.command.is_final;
         if !is_final && session.parameters.initial_r2t {
@@ -428,6 +438,9 @@ impl Connection {
             collecting.data[wanted - here..].copy_from_slice(&data[..here]);
         }
         collecting.got += len;
+        if len > 0 {
+            self.last_data = Instant::now();
+        }
         Ok(())
     }
 

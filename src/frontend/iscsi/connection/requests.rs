@@ -8,7 +8,13 @@ use super::super::wire::{
     Function, Header, Logout, LogoutReason, MAX_TEXT, NO_TAG, Pairs, TaskManagement, Text,
     TextError, response,
 };
-use super::{Connection, End, LAST_WORDS, MORE_TEXT};
+use super::{Connection, End, MORE_TEXT};
+
+/// Answers to requests to manage tasks (RFC 7143, section 11.6.1).
+const NO_SUCH_TASK: u8 = 1;
+const NO_SUCH_UNIT: u8 = 2;
+const NO_REASSIGNMENT: u8 = 4;
+const NOT_SUPPORTED: u8 = 5;
 
 impl Connection {
     pub(super) fn manage(&mut self, request: TaskManagement) {
@@ -19,20 +25,17 @@ impl Connection {
                     self.give_up(|of| of == number);
                     0
                 }
-                None => 1,
+                None => NO_SUCH_TASK,
             },
-            _ if !is_unit(request.lun) => 2,
+            Function::TargetWarmReset | Function::TargetColdReset => return self.reset(&request),
+            Function::TaskReassign => NO_REASSIGNMENT,
+            Function::ClearAca | Function::Unknown(_) => NOT_SUPPORTED,
+            _ if !is_unit(request.lun) => NO_SUCH_UNIT,
+            Function::LogicalUnitReset => return self.reset(&request),
             Function::AbortTaskSet | Function::ClearTaskSet => {
                 self.give_up(|_| true);
                 0
             }
-            Function::LogicalUnitReset | Function::TargetWarmReset | Function::TargetColdReset => {
-                self.give_up(|_| true);
-                let is_cold = matches!(request.function, Function::TargetColdReset);
-                return self.reset(request.tag, is_cold);
-            }
-            Function::TaskReassign => 4,
-            Function::ClearAca | Function::Unknown(_) => 5,
         };
         let tag = request.tag;
         // What is given up but being done is waited for, and not here.
@@ -43,22 +46,24 @@ impl Connection {
         });
     }
 
-    /// A cold one ends all sessions with the target besides (RFC 7143, section 11.5.1).
-    fn reset(&self, tag: u32, is_cold: bool) {
-        let session = Arc::clone(&self.session);
+    /// A reset of the logical unit, which is the target's only one. A cold one ends all sessions with the
+    /// target besides (RFC 7143, section 11.5.1).
+    fn reset(&mut self, request: &TaskManagement) {
+        self.give_up(|_| true);
+        let (session, tag) = (Arc::clone(&self.session), request.tag);
+        let is_cold = matches!(request.function, Function::TargetColdReset);
         self.session.managing.fetch_add(1, Relaxed);
         self.session.server.workers.run(move || {
-            let mut all = Vec::new();
-            if let Some(used) = &session.used {
-                all = session.server.sessions.of_unit(&used.unit);
-                all.iter().for_each(|other| other.give_up(|_| true));
-                all.iter().for_each(|other| other.order.wait_for_given_up());
-                used.unit.reset(&used.nexus);
-            }
+            let Some(used) = &session.used else {
+                return answer_managing(&session, tag, NOT_SUPPORTED);
+            };
+            let all = session.server.sessions.of_unit(&used.unit);
+            all.iter().for_each(|other| other.give_up(|_| true));
+            all.iter().for_each(|other| other.order.wait_for_given_up());
+            used.unit.reset(&used.nexus);
             answer_managing(&session, tag, 0);
             if is_cold {
-                session.output.wait_until_sent(LAST_WORDS);
-                all.iter().for_each(|ended| ended.output.close());
+                all.iter().for_each(|ended| ended.output.end_soon());
             }
         });
     }
@@ -83,6 +88,7 @@ impl Connection {
         if text.transfer_tag == NO_TAG {
             // Another negotiation; an old one that was left half-way is over.
             self.text.clear();
+            self.text_left.clear();
         }
         let data = self.input.data(&mut self.reads)?;
         if self.text.len() + data.len() > MAX_TEXT {

@@ -182,13 +182,18 @@ fn is_about_data(key: &str) -> bool {
 
 /// Whether both sides agree on a value.
 pub fn is_negotiated(key: &str) -> bool {
-    const OTHERS: [&str; 6] = [
+    const OTHERS: [&str; 11] = [
         "HeaderDigest",
         "DataDigest",
         "DefaultTime2Wait",
         "DefaultTime2Retain",
         "ErrorRecoveryLevel",
         "TaskReporting",
+        "iSCSIProtocolLevel",
+        "IFMarker",
+        "OFMarker",
+        "IFMarkInt",
+        "OFMarkInt",
     ];
     is_about_data(key) || OTHERS.contains(&key)
 }

@@ -48,7 +48,6 @@ pub(super) fn read(unit: &Unit, op: Op, cdb: &[u8; 16]) -> Result<Answer, Sense>
     Ok(Answer::Read(range))
 }
 
-/// Whether FUA is set; the form with six bytes has none.
 /// WRITE. Of data that is short, as much as there is.
 pub(super) fn write(unit: &Unit, op: Op, cdb: &[u8; 16], data: &[u8]) -> Result<Answer, Sense> {
     let range = range(unit, op, cdb)?;

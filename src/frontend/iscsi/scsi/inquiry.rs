@@ -111,8 +111,9 @@ fn identification(unit: &Unit) -> Vec<u8> {
     add(0x03, &number);
     // Of the target port: its number, its group, and its name; of the device: its name.
     add(0x94, &[0, 0, 0, 1]);
-    add(0x98, &name(&format!("{},t,0x0001", unit.target)));
-    add(0xa8, &name(&unit.target));
+    let target = unit.target();
+    add(0x98, &name(&format!("{target},t,0x0001")));
+    add(0xa8, &name(&target));
     page
 }
 

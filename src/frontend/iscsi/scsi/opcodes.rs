@@ -9,8 +9,6 @@ use super::sense::Sense;
 pub enum Access {
     /// Nothing; it is let in always.
     Any,
-    /// It is about persistent reservations. Kept out by any RESERVE.
-    Persistent,
     /// It asks for the state. Kept out by RESERVE alone.
     State,
     /// It reads.
@@ -109,7 +107,7 @@ const fn action(op: Op, opcode: u8, action: u16, access: Access, usage: &'static
     }
 }
 
-use Access::{Any, Manages, Persistent, Reads, State, Writes};
+use Access::{Any, Manages, Reads, State, Writes};
 
 /// A whole byte, and the group number's bits.
 const F: u8 = 0xff;
@@ -211,77 +209,77 @@ pub static ROWS: [Row; 53] = [
         Op::ReserveIn,
         0x5e,
         0,
-        Persistent,
+        Any,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveIn,
         0x5e,
         1,
-        Persistent,
+        Any,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveIn,
         0x5e,
         2,
-        Persistent,
+        Any,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveIn,
         0x5e,
         3,
-        Persistent,
+        Any,
         &[0x5e, 0x1f, 0, 0, 0, 0, 0, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         0,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         1,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         2,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         3,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         4,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         5,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     action(
         Op::ReserveOut,
         0x5f,
         6,
-        Persistent,
+        Any,
         &[0x5f, 0x1f, F, 0, 0, F, F, F, F, 0],
     ),
     row(

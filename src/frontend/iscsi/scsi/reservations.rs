@@ -76,7 +76,8 @@ pub struct Reservations {
     generation: u32,
     registrations: Vec<Registration>,
     reservation: Option<Reservation>,
-    /// Who has it by RESERVE.
+    /// Who has it by RESERVE; there is nothing of the other kind then, and nobody, the holder too, can make or
+    /// see any (SPC-2, section 5.5.1).
     reserved: Option<String>,
 }
 
@@ -98,11 +99,8 @@ enum Refused {
 impl Reservations {
     /// Whether a command of this port is kept out.
     pub(super) fn conflict(&self, port: &str, access: Access) -> bool {
-        match access {
-            Access::Any => return false,
-            // What RESERVE gave, to whomever, rules out the other kind (SPC-2, section 5.5.1).
-            Access::Persistent => return self.reserved.is_some(),
-            Access::Reads | Access::State | Access::Writes | Access::Manages => {}
+        if access == Access::Any {
+            return false;
         }
         if self
             .reserved
@@ -119,7 +117,7 @@ impl Reservations {
             return false;
         }
         match access {
-            Access::Any | Access::Persistent | Access::State => false,
+            Access::Any | Access::State => false,
             Access::Reads => reservation.kind.is_exclusive(),
             Access::Writes | Access::Manages => true,
         }
@@ -311,6 +309,9 @@ impl Reservations {
     /// PERSISTENT RESERVE OUT.
     fn change(&mut self, port: &str, cdb: &[u8; 16], parameters: &[u8]) -> Result<News, Refused> {
         let invalid = |byte| Err(Refused::Check(Sense::field_in_parameters(byte)));
+        if self.reserved.is_some() {
+            return Err(Refused::Conflict);
+        }
         if parameters.len() != PARAMETERS || be32(&cdb[5..]) as usize != PARAMETERS {
             return Err(Refused::Check(Sense::illegal(code::PARAMETER_LIST_LENGTH)));
         }
@@ -415,7 +416,11 @@ pub(super) fn release(unit: &Unit, nexus: &Nexus) -> Answer {
 
 /// PERSISTENT RESERVE IN.
 pub(super) fn report(unit: &Unit, cdb: &[u8; 16]) -> Answer {
-    let mut answer = unit.reservations.lock().report(cdb[1] & 0x1f);
+    let reservations = unit.reservations.lock();
+    if reservations.reserved.is_some() {
+        return Answer::Conflict;
+    }
+    let mut answer = reservations.report(cdb[1] & 0x1f);
     answer.truncate(usize::from(be16(&cdb[7..])));
     Answer::Data(answer)
 }

@@ -19,8 +19,8 @@ pub struct Unit {
     pub commands: Arc<dyn Commands>,
     /// What it reads and writes.
     pub node: Node,
-    /// The target's name.
-    pub target: String,
+    /// The target's name; another one after the node was renamed, and nobody used it.
+    target: Mutex<String>,
     /// A name that no other logical unit of any store has.
     pub serial: [u8; 16],
     /// Who may do what. Locked for a moment, and before `nexuses`.
@@ -46,13 +46,24 @@ impl Unit {
             volumes,
             commands,
             node,
-            target,
+            target: Mutex::new(target),
             serial,
             reservations: Mutex::default(),
             nexuses: Mutex::default(),
             descriptor_sense: AtomicBool::new(false),
             software_protected: AtomicBool::new(false),
         }
+    }
+
+    /// The target's name.
+    #[must_use]
+    pub fn target(&self) -> String {
+        self.target.lock().clone()
+    }
+
+    /// The target has another name now.
+    pub fn rename(&self, target: &str) {
+        target.clone_into(&mut self.target.lock());
     }
 
     /// Its capacity in bytes.

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -190,6 +190,7 @@ pub struct Output {
     /// Shown in all that is sent.
     pub numbers: Numbers,
     line: Mutex<Line>,
+    is_ending: AtomicBool,
     /// Signalled when there is something for the connection's thread to send.
     stuck: Condvar,
     /// Signalled when something was sent, and at the end.
@@ -247,6 +248,7 @@ impl Output {
                 is_over: false,
                 stat_sn,
             }),
+            is_ending: AtomicBool::new(false),
             stuck: Condvar::new(),
             sent: Condvar::new(),
         }
@@ -348,6 +350,23 @@ impl Output {
                 return;
             }
         }
+    }
+
+    /// Has the thread that receives end the connection: it sends what is in line, and receives nothing more.
+    pub fn end_soon(&self) {
+        self.is_ending.store(true, Relaxed);
+        // Wakes it up.
+        let _ = self.socket.shutdown(Shutdown::Read);
+    }
+
+    /// Whether it is to [end](Self::end_soon).
+    pub fn is_ending(&self) -> bool {
+        self.is_ending.load(Relaxed)
+    }
+
+    /// Whether there is anything in line.
+    pub fn is_anything_waiting(&self) -> bool {
+        self.line.lock().bytes > 0
     }
 
     /// Ends the connection: nothing is sent or received any more.
