@@ -54,6 +54,8 @@ struct State {
     want: u64,
     /// How many writers asked for since that was reckoned.
     asked: u64,
+    /// The most that any of them asked for in vain; who asks again counts once.
+    failed: u64,
     /// Devices for which the host had no space, and when that was.
     full: BTreeMap<DeviceNo, Instant>,
 }
@@ -139,10 +141,11 @@ impl Stock {
         };
         let from_warm = count.min(warm as u64);
         let others = count - from_warm;
-        state.asked += others;
         if others > state.usable() as u64 {
+            state.failed = state.failed.max(others);
             return (Vec::new(), true);
         }
+        state.asked += others;
         let rest = state.warm.len() - from_warm as usize;
         let mut places = state.warm.split_off(rest);
         places.extend((0..others).filter_map(|_| state.take(false)));
@@ -270,7 +273,8 @@ impl Stock {
     /// How many more are to be made ready, now that a batch took so many.
     pub fn missing(&self, taken: u64) -> u64 {
         let mut state = self.state.lock();
-        let taken = taken.saturating_add(std::mem::take(&mut state.asked));
+        let asked = std::mem::take(&mut state.asked) + std::mem::take(&mut state.failed);
+        let taken = taken.saturating_add(asked);
         if taken > 0 {
             state.want = taken.max(state.want - state.want / 8).min(MOST);
         }
