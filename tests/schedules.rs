@@ -143,6 +143,47 @@ fn hooks_decide_and_are_told() {
     assert!(snapshots(&store, "b.img").is_empty());
 }
 
+/// What the hook before a snapshot froze is thawed, also where the daemon dies in between: by the next one.
+#[test]
+fn the_hook_after_it_is_run_by_the_next_daemon_if_need_be() {
+    if !common::able(&[]) {
+        return;
+    }
+    let mut store = TestStore::unmounted(&["--size", "1GiB"]);
+    let (frozen, thawed) = (store.dir().join("frozen"), store.dir().join("thawed"));
+    set(
+        &store,
+        &format!(
+            "  - {{name: n, disks: \"a*\", every: 1s, before: \"touch {}; sleep 100\", \
+             after: \"echo $SNAPMARK_NAME $SNAPMARK_DISKS $SNAPMARK_RESULT >> {}\"}}\n",
+            frozen.display(),
+            thawed.display()
+        ),
+    );
+    store.mount();
+    store.make("a.img", 1 << 20);
+    wait_until("it is frozen", || frozen.exists());
+    store.kill9();
+    assert!(!thawed.exists());
+    std::fs::remove_file(&frozen).unwrap();
+    store.mount();
+    wait_until("it is thawed", || thawed.exists());
+    let said = std::fs::read_to_string(&thawed).unwrap();
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert!(words[0].starts_with("n-2"), "{said}");
+    assert_eq!(words[1..3], ["a.img", "failed"]);
+    // It is owed once: an orderly stop runs its own.
+    wait_until("it is frozen again", || frozen.exists());
+    store.unmount();
+    assert_eq!(std::fs::read_to_string(&thawed).unwrap().lines().count(), 2);
+    set(
+        &store,
+        "  - {name: n, disks: \"none\", every: 1s, after: \"exit 1\"}\n",
+    );
+    store.mount();
+    assert!(!store.logged().contains("'after' failed"));
+}
+
 /// As if it had died right after it had written what it was about to take.
 fn announce(store: &TestStore, schedule: &str, name: &str) {
     let file = store.store().join("schedules.yaml");

@@ -21,7 +21,7 @@ use crate::config::ScheduleRule;
 use crate::control::{Commands, ErrorKind};
 use crate::volume::{Node, Volumes};
 use hook::{Environment, GRACE, Hook};
-use state::{State, Taken};
+use state::{Owed, State, Taken};
 
 /// How long the thread sleeps at the most, since clocks may be set.
 const LOOK: Duration = Duration::from_secs(20);
@@ -163,6 +163,10 @@ impl Keeper {
             disks: disks.join(","),
             result: None,
         };
+        if rule.before.is_some() && rule.after.is_some() {
+            let (name, disks) = (name.clone(), environment.disks.clone());
+            self.state.owe(&rule.name, Owed { name, disks });
+        }
         let before = rule.before.as_deref();
         let before = Hook::run(before, &environment, &self.ended, Duration::ZERO);
         let taken = match before {
@@ -183,10 +187,15 @@ impl Keeper {
         let is_done = taken.is_ok() || !self.stops();
         self.state.settle(&rule.name, is_done.then_some(now), came);
         environment.result = Some(taken.is_ok());
+        self.after(rule, &environment);
+    }
+
+    fn after(&mut self, rule: &ScheduleRule, environment: &Environment) {
         let after = rule.after.as_deref();
-        if let Err(error) = Hook::run(after, &environment, &self.ended, GRACE) {
+        if let Err(error) = Hook::run(after, environment, &self.ended, GRACE) {
             log::warn!("schedule {}: 'after' failed: {error}", rule.name);
         }
+        self.state.undone(&rule.name);
     }
 
     /// Takes it of the disks that there are now, which may be others than before the hook. Returns which.
@@ -231,14 +240,25 @@ impl Keeper {
     }
 
     /// After a crash between the announcement of a snapshot and what came of it: it is there for all its
-    /// disks, or is still due.
+    /// disks, or is still due. What the command before it did is undone by that after it.
     fn settle_crash(&mut self, rule: &ScheduleRule) {
-        let Some((name, disks)) = self.state.announced(&rule.name) else {
-            return;
-        };
-        let taken = self.taken(&name, &disks);
-        let last = taken.first().and_then(|taken| taken.time(&rule.name));
-        self.state.settle(&rule.name, last, taken);
+        let mut is_taken = false;
+        if let Some((name, disks)) = self.state.announced(&rule.name) {
+            let taken = self.taken(&name, &disks);
+            is_taken = !taken.is_empty();
+            let last = taken.first().and_then(|taken| taken.time(&rule.name));
+            self.state.settle(&rule.name, last, taken);
+        }
+        if let Some(Owed { name, disks }) = self.state.owed(&rule.name) {
+            log::info!("schedule {}: 'after' of {name} was not run", rule.name);
+            let environment = Environment {
+                schedule: rule.name.clone(),
+                name,
+                disks,
+                result: Some(is_taken),
+            };
+            self.after(rule, &environment);
+        }
     }
 
     /// Deletes what need not be kept any more.

@@ -39,6 +39,15 @@ impl Taken {
     }
 }
 
+/// What the command after a snapshot is to be told, should it be run by the next daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owed {
+    /// The snapshot's name.
+    pub name: String,
+    /// The disks' names, with commas.
+    pub disks: String,
+}
+
 /// What a schedule has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Done {
@@ -49,6 +58,9 @@ pub(super) struct Done {
     announced: Option<String>,
     #[serde(default)]
     disks: Vec<String>,
+    /// `before` was begun, and `after` has not been run yet.
+    #[serde(default)]
+    owed: Option<Owed>,
     /// Those that it took, and that are not deleted.
     #[serde(default)]
     taken: Vec<Taken>,
@@ -112,6 +124,26 @@ impl State {
         done.announced = Some(name.to_owned());
         done.disks = disks.to_vec();
         self.save();
+    }
+
+    /// From now on a daemon that dies leaves something to be undone by `after`.
+    pub fn owe(&mut self, schedule: &str, owed: Owed) {
+        self.schedules.entry(schedule.to_owned()).or_default().owed = Some(owed);
+        self.save();
+    }
+
+    /// What is to be undone by `after`.
+    pub fn owed(&self, schedule: &str) -> Option<Owed> {
+        self.schedules.get(schedule)?.owed.clone()
+    }
+
+    /// It was undone.
+    pub fn undone(&mut self, schedule: &str) {
+        if let Some(done) = self.schedules.get_mut(schedule)
+            && done.owed.take().is_some()
+        {
+            self.save();
+        }
     }
 
     /// The name and the disks that were announced, where it is not known what came of it.
