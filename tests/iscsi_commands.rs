@@ -70,6 +70,65 @@ fn all_disks_of_an_initiator_are_taken_at_one_point() {
     drop((second, third));
 }
 
+/// The form of twelve bytes, whose flags and length are in other places.
+#[test]
+fn the_longest_form_names_and_flags_too() {
+    let lab = Lab::new();
+    lab.engine.create(new_disk("second", 1 << 20)).unwrap();
+    let (mut disk, second) = (lab.session("a", "disk"), lab.session("a", "second"));
+    let form = |flags: u8, len: u8| [0xc2, flags, 0, 0, 0, 0, 0, 0, 0, len, 0, 0];
+    let one = disk.command(&form(0x02, 4), Transfer::Out(b"late"));
+    good(&one.unwrap());
+    let both = disk.command(&form(0x01, 6), Transfer::Out(b"both\0 "));
+    good(&both.unwrap());
+    let names: Vec<String> = lab
+        .engine
+        .list()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(
+        names,
+        ["disk", "disk@both", "disk@late", "second", "second@both"]
+    );
+    for (at, value) in [(1, 0x04), (2, 1), (5, 1), (10, 1)] {
+        let mut cdb = form(0, 1);
+        cdb[at] = value;
+        let refused = disk.command(&cdb, Transfer::Out(b"x")).unwrap();
+        assert_eq!(sense(&refused), (5, 0x24, 0), "byte {at}");
+    }
+    // Less data than is announced; and the same of the form of ten bytes.
+    for cdb in [&form(0, 9)[..], &[0xc1, 0, 0, 0, 0, 0, 0, 0, 9, 0]] {
+        let short = disk.command(cdb, Transfer::Out(b"short")).unwrap();
+        assert_eq!(sense(&short), (5, 0x0e, 3));
+    }
+    assert_eq!(lab.engine.list().len(), 5);
+    drop(second);
+}
+
+/// One can't stop it for all others.
+#[test]
+fn a_unit_is_started_always() {
+    let lab = Lab::new();
+    let mut session = lab.session("a", "disk");
+    for (flags, is_taken) in [
+        (0x01, true),
+        (0x00, false),
+        (0x03, false),
+        (0x10, false),
+        (0x31, false),
+    ] {
+        let outcome = session.command(&[0x1b, 0, 0, 0, flags, 0], Transfer::None);
+        let outcome = outcome.unwrap();
+        if is_taken {
+            good(&outcome);
+        } else {
+            assert_eq!(sense(&outcome), (5, 0x24, 0), "{flags:02x}h");
+        }
+    }
+    good(&write(&mut session, 0, &[1; 512]));
+}
+
 #[test]
 fn all_disks_of_an_initiator_are_none_that_others_have_reserved() {
     let lab = Lab::new();

@@ -374,8 +374,9 @@ fn commands_with_random_fields_are_answered() {
 #[test]
 fn sixty_four_sessions_work_side_by_side() {
     let lab = Lab::new();
+    let all = std::sync::Barrier::new(65);
     std::thread::scope(|scope| {
-        let lab = &lab;
+        let (lab, all) = (&lab, &all);
         for number in 0..64u8 {
             scope.spawn(move || {
                 let who = Identity {
@@ -384,12 +385,23 @@ fn sixty_four_sessions_work_side_by_side() {
                 };
                 let mut session = Initiator::log_in(lab.portal, &who).unwrap();
                 settle(&mut session);
+                all.wait();
+                all.wait();
                 for round in 0..20u8 {
                     let data = vec![number ^ round; 8192];
                     good(&write(&mut session, u32::from(number) * 64, &data));
                     assert!(read(&mut session, u32::from(number) * 64, 16) == data);
                 }
+                all.wait();
+                all.wait();
             });
+        }
+        // All are there at once, before what they do and after it.
+        for _ in 0..2 {
+            all.wait();
+            let target = lab.engine.volumes.status().iscsi.unwrap();
+            all.wait();
+            assert_eq!(target.sessions.len(), 64);
         }
     });
 }

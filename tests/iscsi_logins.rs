@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -224,6 +225,64 @@ fn text_goes_on_as_long_as_the_initiator_has_more() {
     assert!(text.starts_with("TargetName=iqn."), "{text}");
     let answer = raw.text(ENDS | GOES_ON, NO_TAG, b"SendTargets=\0");
     assert_eq!((answer.opcode(), answer.header[2]), (0x3f, 4));
+}
+
+#[test]
+fn what_does_not_match_its_digest_ends_its_session_alone() {
+    let lab = Lab::new();
+    let mut other = Raw::session(&lab, "other", "disk");
+    let target = target_name(STORE, "disk").unwrap();
+    let session = |digest: &str| {
+        let mut raw = Raw::connect(lab.portal);
+        let said = [
+            ("InitiatorName", "iqn.2026-11.test:a"),
+            ("TargetName", &*target),
+            (digest, "CRC32C"),
+        ];
+        let answer = raw.log_in(0x87, &said).unwrap();
+        let text = String::from_utf8(answer.data).unwrap();
+        assert!(text.contains(&format!("{digest}=CRC32C\0")), "{text}");
+        raw
+    };
+    let ping: [(usize, &[u8]); 5] = [
+        (0, &[0x40]),
+        (1, &[0x80]),
+        (16, &[0, 0, 0, 9]),
+        (20, &[0xff; 4]),
+        (24, &[0, 0, 0, 1]),
+    ];
+    // Data, four bytes and what is to be their digest; the length says nothing of that.
+    let send = |raw: &mut Raw, digest: [u8; 4]| {
+        let mut pdu = vec![0; 48];
+        for (at, bytes) in ping {
+            pdu[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        pdu[7] = 4;
+        pdu.extend(*b"ping");
+        pdu.extend(digest);
+        raw.socket.write_all(&pdu).unwrap();
+    };
+    let mut data = session("DataDigest");
+    let right = snapmark::base::checksum(b"ping").0.to_le_bytes();
+    send(&mut data, right);
+    let answer = data.next();
+    assert_eq!(
+        (answer.kind(), &answer.data[..]),
+        ((NOP_IN, 9), &b"ping"[..])
+    );
+    let mut digest = [0; 4];
+    data.socket.read_exact(&mut digest).unwrap();
+    assert_eq!(digest, right);
+    send(&mut data, [0; 4]);
+    let rejected = data.next();
+    assert_eq!((rejected.opcode(), rejected.header[2]), (0x3f, 0x02));
+    // Of a header that is wrong nothing can be said, nor of what comes after it.
+    let mut header = session("HeaderDigest");
+    send(&mut header, [0; 4]);
+    let mut said = Vec::new();
+    header.socket.read_to_end(&mut said).unwrap();
+    assert!(said.is_empty());
+    other.ping();
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub(super) struct Server {
     pub budget: Budget,
     pub readers: Workers,
     pub workers: Workers,
+    /// For requests to manage tasks, which have to be heard also where all others wait for something.
+    pub managers: Workers,
     /// Connections that have not logged in, oldest first.
     logins: Mutex<VecDeque<(u64, TcpStream)>>,
     /// Connections so far.
@@ -127,6 +129,7 @@ impl IscsiTarget {
             budget: Budget::default(),
             readers: Workers::new("iscsi-reader", READERS, QUEUED),
             workers: Workers::new("iscsi-worker", WORKERS, QUEUED),
+            managers: Workers::new("iscsi-manager", READERS, QUEUED),
             logins: Mutex::default(),
             connections: AtomicU64::new(0),
             logins_done: AtomicU64::new(0),

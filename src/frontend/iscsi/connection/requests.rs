@@ -40,7 +40,7 @@ impl Connection {
         let tag = request.tag;
         // What is given up but being done is waited for, and not here.
         self.session.managing.fetch_add(1, Relaxed);
-        self.session.server.workers.run(move || {
+        self.session.server.managers.run(move || {
             session.order.wait_for_given_up();
             answer_managing(&session, tag, answer);
         });
@@ -53,7 +53,7 @@ impl Connection {
         let (session, tag) = (Arc::clone(&self.session), request.tag);
         let is_cold = matches!(request.function, Function::TargetColdReset);
         self.session.managing.fetch_add(1, Relaxed);
-        self.session.server.workers.run(move || {
+        self.session.server.managers.run(move || {
             let Some(used) = &session.used else {
                 return answer_managing(&session, tag, NOT_SUPPORTED);
             };

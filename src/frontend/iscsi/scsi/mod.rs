@@ -241,7 +241,10 @@ fn request_sense(scene: &Scene<'_>, cdb: &[u8; 16]) -> Answer {
 fn perform(scene: &Scene<'_>, op: Op, cdb: &[u8; 16], data: &[u8]) -> Result<Answer, Sense> {
     let (unit, nexus) = (scene.unit, scene.nexus);
     match op {
-        Op::TestUnitReady | Op::StartStop => capacity::blocks(unit).map(|_| Answer::Good),
+        Op::TestUnitReady => capacity::blocks(unit).map(|_| Answer::Good),
+        // It is started always. One initiator can't stop it for all others, so it is not said to be stopped.
+        Op::StartStop if cdb[4] & 1 == 0 => Err(Sense::field_in_cdb(4, Some(0))),
+        Op::StartStop => capacity::blocks(unit).map(|_| Answer::Good),
         Op::Inquiry | Op::ReportLuns | Op::RequestSense => Err(Sense::illegal(code::OPCODE)),
         Op::ReportOpcodes => opcodes::report(cdb).map(Answer::Data),
         Op::ModeSelect6 => Ok(mode::select(unit, nexus, cdb, data, false)),

@@ -126,12 +126,7 @@ pub static ROWS: [Row; 53] = [
     row(Op::Reserve, 0x16, Manages, &[0x16, 0, 0, 0, 0, 0]),
     row(Op::Release, 0x17, Any, &[0x17, 0, 0, 0, 0, 0]),
     row(Op::ModeSense6, 0x1a, Reads, &[0x1a, 0x08, F, F, F, 0]),
-    row(
-        Op::StartStop,
-        0x1b,
-        Manages,
-        &[0x1b, 0x01, 0, 0x0f, 0xf7, 0],
-    ),
+    row(Op::StartStop, 0x1b, Manages, &[0x1b, 0x01, 0, 0, 0x01, 0]),
     row(
         Op::ReadCapacity10,
         0x25,
