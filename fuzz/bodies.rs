@@ -12,7 +12,7 @@ use snapmark::base::{
 };
 use snapmark::config::{Cron, Glob, Interval, Portal, Secrets, Settings};
 use snapmark::control::{parse, parse_exposition};
-use snapmark::frontend::iscsi::fuzz as iscsi;
+pub use snapmark::frontend::iscsi::fuzz as iscsi;
 use snapmark::ondisk::journal::{Body, JournalHeader, RECORD_HEADER, RecordHeader};
 use snapmark::ondisk::{
     Change, Descriptor, DeviceEntry, DeviceRecord, DiskRecord, FrameHeader, MapRecord, Marks, PAGE,

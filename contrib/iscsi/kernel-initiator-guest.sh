@@ -33,7 +33,8 @@ fio --name=verify --directory=/tmp/mnt --size=64m --rw=randwrite --bs=4k --ioeng
   --verify=crc32c --do_verify=1 --verify_fatal=1 --output=/tmp/fio || { cat /tmp/fio; end "fio found a difference"; exit; }
 say "fio: verified"
 rm /tmp/mnt/verify*; sync
-say "trimmed: $(fstrim -v /tmp/mnt)" 
+trimmed=$(fstrim -v /tmp/mnt) || { end "no trim"; exit; }
+say "trimmed: $trimmed"
 
 cp /usr/bin/fio /tmp/mnt/before
 sync
