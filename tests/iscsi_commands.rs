@@ -22,6 +22,15 @@ fn snapshot(session: &mut Initiator, name: &str, all: bool) -> snapmark::fronten
     session.command(&cdb, transfer).unwrap()
 }
 
+/// The names of all disks and snapshots.
+fn files(lab: &Lab) -> Vec<String> {
+    lab.engine
+        .list()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect()
+}
+
 #[test]
 fn a_snapshot_stands_where_its_command_stood() {
     let lab = Lab::new();
@@ -57,14 +66,8 @@ fn all_disks_of_an_initiator_are_taken_at_one_point() {
     let second = lab.session("a", "second");
     let third = lab.session("b", "third");
     good(&snapshot(&mut disk, "both", true));
-    let snapshots: Vec<String> = lab
-        .engine
-        .list()
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
     assert_eq!(
-        snapshots,
+        files(&lab),
         ["disk", "disk@both", "second", "second@both", "third"]
     );
     drop((second, third));
@@ -81,14 +84,8 @@ fn the_longest_form_names_and_flags_too() {
     good(&one.unwrap());
     let both = disk.command(&form(0x01, 6), Transfer::Out(b"both\0 "));
     good(&both.unwrap());
-    let names: Vec<String> = lab
-        .engine
-        .list()
-        .into_iter()
-        .map(|(name, _)| name)
-        .collect();
     assert_eq!(
-        names,
+        files(&lab),
         ["disk", "disk@both", "disk@late", "second", "second@both"]
     );
     for (at, value) in [(1, 0x04), (2, 1), (5, 1), (10, 1)] {

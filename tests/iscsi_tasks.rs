@@ -63,6 +63,15 @@ fn held() -> (Lab, Arc<Held>) {
     (lab, held)
 }
 
+/// A target that waits two seconds for data.
+fn impatient() -> Lab {
+    let options = IscsiOptions {
+        data_patience: Duration::from_secs(2),
+        ..options()
+    };
+    Lab::with(options, Shape::default())
+}
+
 #[test]
 fn tasks_are_done_in_the_order_that_they_ask_for() {
     let lab = Lab::new();
@@ -322,13 +331,7 @@ fn immediate_commands_are_few() {
 /// Data that were asked for have their time; but not those of a task that another initiator's reset gave up.
 #[test]
 fn data_that_do_not_come_end_their_session_unless_they_were_given_up() {
-    let lab = Lab::with(
-        IscsiOptions {
-            data_patience: Duration::from_secs(2),
-            ..options()
-        },
-        Shape::default(),
-    );
+    let lab = impatient();
     let begin = |raw: &mut Raw| {
         let tag = raw.command(SIMPLE, 0x20, &ten(0x2a, 0, 64), 64 * 512, &[]);
         assert_eq!(raw.next().kind(), (R2T, tag));
@@ -361,13 +364,7 @@ fn data_that_do_not_come_end_their_session_unless_they_were_given_up() {
 /// On a slow link what asks for data may be behind much else.
 #[test]
 fn data_are_not_late_that_were_not_asked_for_yet() {
-    let lab = Lab::with(
-        IscsiOptions {
-            data_patience: Duration::from_secs(2),
-            ..options()
-        },
-        Shape::default(),
-    );
+    let lab = impatient();
     let mut raw = Raw::session(&lab, "a", "disk");
     let small = rustix::net::sockopt::set_socket_recv_buffer_size(&raw.socket, 64 << 10);
     small.unwrap();
@@ -396,13 +393,7 @@ fn data_are_not_late_that_were_not_asked_for_yet() {
 /// On a slow link the data of the last of many commands take long: that some come is enough.
 #[test]
 fn data_may_take_long_while_others_come() {
-    let lab = Lab::with(
-        IscsiOptions {
-            data_patience: Duration::from_secs(2),
-            ..options()
-        },
-        Shape::default(),
-    );
+    let lab = impatient();
     let mut raw = Raw::session(&lab, "a", "disk");
     let data = noise(1, 8 * 512);
     let (first, last) = (

@@ -184,6 +184,35 @@ fn the_hook_after_it_is_run_by_the_next_daemon_if_need_be() {
     assert!(!store.logged().contains("'after' failed"));
 }
 
+/// It is told what came of the snapshot, also where the daemon died after that was written down.
+#[test]
+fn the_hook_after_it_is_told_of_a_snapshot_that_was_taken() {
+    for (taken, result) in [
+        ("n-2001-09-09T01-46-40Z", "ok"),
+        ("n-2000-01-01T00-00-00Z", "failed"),
+    ] {
+        let engine = Engine::new(Shape::default());
+        let dir = tempfile::tempdir().unwrap();
+        let (file, out) = (dir.path().join("schedules.yaml"), dir.path().join("out"));
+        let text = format!(
+            "n:\n  last: 4000000000\n  owed: {{name: n-2001-09-09T01-46-40Z, disks: a}}\n  taken:\n  \
+             - {{disk: a, name: {taken}, identity: [1, 2]}}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let after = format!("echo $SNAPMARK_RESULT > {}", out.display());
+        let rule = format!("  - {{name: n, disks: none, every: 8784h, after: \"{after}\"}}\n");
+        let schedules = with_engine(&engine, &rule, |_, _| {}, &file);
+        let said = || std::fs::read_to_string(&out).unwrap_or_default();
+        wait_until("it is run", || said().trim() == result);
+        drop(schedules);
+        assert!(
+            !std::fs::read_to_string(&file)
+                .unwrap()
+                .contains("n-2001-09-09T01-46-40Z, disks")
+        );
+    }
+}
+
 /// As if it had died right after it had written what it was about to take.
 fn announce(store: &TestStore, schedule: &str, name: &str) {
     let file = store.store().join("schedules.yaml");

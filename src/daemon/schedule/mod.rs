@@ -242,15 +242,16 @@ impl Keeper {
     /// After a crash between the announcement of a snapshot and what came of it: it is there for all its
     /// disks, or is still due. What the command before it did is undone by that after it.
     fn settle_crash(&mut self, rule: &ScheduleRule) {
-        let mut is_taken = false;
         if let Some((name, disks)) = self.state.announced(&rule.name) {
             let taken = self.taken(&name, &disks);
-            is_taken = !taken.is_empty();
             let last = taken.first().and_then(|taken| taken.time(&rule.name));
             self.state.settle(&rule.name, last, taken);
         }
         if let Some(Owed { name, disks }) = self.state.owed(&rule.name) {
             log::info!("schedule {}: 'after' of {name} was not run", rule.name);
+            // Whether it died before the snapshot or after it.
+            let taken = self.state.taken(&rule.name);
+            let is_taken = taken.iter().any(|taken| taken.name == name);
             let environment = Environment {
                 schedule: rule.name.clone(),
                 name,

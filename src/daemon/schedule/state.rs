@@ -185,7 +185,8 @@ impl State {
         if let Err(error) = text.and_then(|text| replace(&self.file, text.as_bytes())) {
             let file = self.file.display();
             log::warn!(
-                "{file}: {error}; what schedules took just now may never be deleted by them"
+                "{file}: {error}; what schedules took just now may never be deleted by them, and their \
+                 'after' not be run should the daemon die"
             );
         }
     }

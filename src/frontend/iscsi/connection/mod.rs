@@ -146,6 +146,12 @@ impl Connection {
                 break end;
             }
         };
+        // Its socket was closed to what comes, or it has seen that it is to end.
+        let end = if self.session.output.is_ending() {
+            End::Reset
+        } else {
+            end
+        };
         self.leave_reads();
         self.reads.end_all();
         if let (Some(reason), Some(header)) = (end.reject_reason(), self.input.last_header()) {
