@@ -430,7 +430,7 @@ fn it_is_announced_first_and_taken_of_the_disks_that_there_are() {
     }
 }
 
-/// Once the daemon stops no further schedule begins, and none is noted as done.
+/// Once the daemon stops nothing more begins, and what is cut short is not noted as done, but undone.
 #[test]
 fn a_stop_begins_nothing_more() {
     let engine = Engine::new(Shape::default());
@@ -438,22 +438,101 @@ fn a_stop_begins_nothing_more() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("schedules.yaml");
     std::fs::write(&file, "m:\n  last: 1000000000\nn:\n  last: 1000000000\n").unwrap();
-    let begun = dir.path().join("begun");
     let hooks = format!(
-        "before: \"touch {}; sleep 100\", after: \"touch {}/after-$SNAPMARK_SCHEDULE\"",
-        begun.display(),
+        "before: \"touch {0}/begun-$SNAPMARK_SCHEDULE; sleep 100\", \
+         after: \"touch {0}/after-$SNAPMARK_SCHEDULE\"",
         dir.path().display()
     );
     let rules = ["m", "n"]
         .map(|name| format!("  - {{name: {name}, disks: \"*\", every: 8784h, {hooks}}}\n"));
     let schedules = with_engine(&engine, &rules.concat(), |_, _| {}, &file);
-    wait_until("the hook is at it", || begun.exists());
+    let are_there =
+        |what: &str| ["m", "n"].map(|name| dir.path().join(format!("{what}-{name}")).exists());
+    wait_until("a hook is at it", || are_there("begun") != [false; 2]);
     drop(schedules);
     let text = std::fs::read_to_string(&file).unwrap();
     assert_eq!(text.matches("last: 1000000000").count(), 2, "{text}");
-    let after = ["m", "n"].map(|name| dir.path().join(format!("after-{name}")).exists());
-    assert_eq!(after, [true, false], "the other one was never begun");
+    let begun = are_there("begun");
+    assert_ne!(begun, [true; 2], "the other one was never begun");
+    assert_eq!(are_there("after"), begun);
     assert_eq!(engine.list().len(), 1);
+}
+
+/// One's command may take long, or fail: those without commands do not wait for it, those with commands do, and
+/// the status tells.
+#[test]
+fn hooks_hold_up_only_hooks_and_failures_are_shown() {
+    let engine = Engine::new(Shape::default());
+    engine.create(new_disk("a", 1 << 20)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("schedules.yaml"), dir.path().join("log"));
+    let due = ["a", "b", "c", "d"].map(|name| format!("{name}:\n  last: 1000000000\n"));
+    std::fs::write(&file, due.concat()).unwrap();
+    let (begun, go) = (dir.path().join("begun"), dir.path().join("go"));
+    let hooks = format!(
+        "before: \"echo before >> {0}; touch {1}; until test -e {2}; do sleep 0.02; done; CODE\", \
+         after: \"echo after >> {0}; test $SNAPMARK_SCHEDULE != d\"",
+        log.display(),
+        begun.display(),
+        go.display()
+    );
+    let always = "disks: \"*\", every: 8784h";
+    let rules = [
+        format!(
+            "  - {{name: a, {always}, {}}}\n",
+            hooks.replace("CODE", "exit 0")
+        ),
+        format!("  - {{name: b, {always}}}\n"),
+        format!(
+            "  - {{name: c, {always}, {}}}\n",
+            hooks.replace("CODE", "exit 3")
+        ),
+        format!(
+            "  - {{name: d, {always}, {}}}\n",
+            hooks.replace("CODE", "exit 0")
+        ),
+    ]
+    .concat();
+    let schedules = with_engine(&engine, &rules, |_, _| {}, &file);
+    let shown = || engine.status().schedules;
+    let are_over = || shown().iter().filter(|one| one.last.is_some()).count();
+    wait_until("one has begun, and b is done", || {
+        begun.exists() && are_over() == 1
+    });
+    let now: Vec<_> = shown().into_iter().map(|one| one.last.is_some()).collect();
+    assert_eq!(now, [false, true, false, false]);
+    std::fs::write(&go, "").unwrap();
+    wait_until("all are done", || {
+        are_over() == 4 && shown()[3].error.is_some()
+    });
+    let said: Vec<_> = shown()
+        .into_iter()
+        .map(|one| (one.name, one.error, one.snapshots, one.next.is_some()))
+        .collect();
+    let of = |name: &str, error: Option<&str>, snapshots| {
+        (name.to_owned(), error.map(str::to_owned), snapshots, true)
+    };
+    let (c, d) = (
+        "'before' failed: exit status: 3",
+        "'after' failed: exit status: 1",
+    );
+    let all = [
+        of("a", None, 1),
+        of("b", None, 1),
+        of("c", Some(c), 0),
+        of("d", Some(d), 1),
+    ];
+    assert_eq!(said, all);
+    drop(schedules);
+    // None in the middle of another.
+    let log = std::fs::read_to_string(&log).unwrap();
+    assert_eq!(log, "before\nafter\n".repeat(3));
+    assert!(shown().is_empty(), "nobody is there to tell");
+    // The next daemon knows.
+    let schedules = with_engine(&engine, &rules, |_, _| panic!("none is due"), &file);
+    wait_until("it is told again", || shown().len() == 4);
+    assert_eq!(shown()[2].error.as_deref(), Some(c));
+    drop(schedules);
 }
 
 /// A snapshot that was there already is not its own, whatever happens after.

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::exposition::Exposition;
 use crate::volume::{
-    DeviceStatus, DiskStatus, IscsiSessionStatus, Metrics, OperationMetrics, ScrubState,
-    ScrubStatus, Status,
+    DeviceStatus, DiskStatus, IscsiSessionStatus, Metrics, OperationMetrics, ScheduleStatus,
+    ScrubState, ScrubStatus, Status,
 };
 
 /// A family with a sample for each of several things: name, help, and the value.
@@ -20,6 +20,7 @@ pub fn render(status: &Status, metrics: &Metrics) -> String {
     cache(&mut out, status, metrics);
     scrub(&mut out, &status.scrub);
     iscsi(&mut out, status);
+    schedules(&mut out, status);
     devices(&mut out, status);
     device_errors(&mut out, status);
     operations(&mut out, metrics);
@@ -205,6 +206,31 @@ fn iscsi(out: &mut Exposition, status: &Status) {
                 ("target", session.target.as_deref().unwrap_or_default()),
             ];
             out.sample(name, &labels, value(session));
+        }
+    }
+}
+
+fn schedules(out: &mut Exposition, status: &Status) {
+    let families: [Family<ScheduleStatus>; 2] = [
+        (
+            "schedule_failed",
+            "1 where the schedule's snapshot, or a command of it, failed when it was last at work.",
+            |schedule| schedule.error.is_some().into(),
+        ),
+        (
+            "schedule_snapshots",
+            "Snapshots that the schedule took and has not deleted.",
+            |schedule| schedule.snapshots,
+        ),
+    ];
+    if status.schedules.is_empty() {
+        return;
+    }
+    for (name, help, value) in families {
+        out.family(name, "gauge", help);
+        for schedule in &status.schedules {
+            let labels = [("schedule", &*schedule.name)];
+            out.sample(name, &labels, value(schedule));
         }
     }
 }

@@ -23,12 +23,12 @@ pub use error::VolumeError;
 pub use metrics::{Histogram, Metrics, OperationMetrics};
 pub(crate) use namespace::Namespace;
 pub use planned::{EndedRead, Plan, PlannedRead, ReadQueue};
-pub use report::ReportsIscsi;
+pub use report::Reports;
 pub use scrub::{Scrub, ScrubConfig};
 pub use scrub_status::{ScrubProblem, ScrubState, ScrubStatus};
 pub use status::{
     CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, IscsiSessionStatus, IscsiStatus,
-    JournalStatus, PoolStatus, SnapshotStatus, Status,
+    JournalStatus, PoolStatus, ScheduleStatus, SnapshotStatus, Status,
 };
 pub use types::{Attributes, Extent, NewDisk, Node, PoolUsage, SetAttributes, SnapshotId, Whence};
 pub(crate) use volumes::{Entered, Result};

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::volumes::Volumes;
 use super::{
-    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, IscsiStatus, JournalStatus, Node,
-    PoolStatus, PoolUsage, SnapshotStatus, Status,
+    CacheStatus, DeviceErrors, DeviceStatus, DiskStatus, JournalStatus, Node, PoolStatus,
+    PoolUsage, SnapshotStatus, Status,
 };
 
 /// What to do about a state.
@@ -23,10 +23,10 @@ fn advice(state: &str) -> Option<&'static str> {
     }
 }
 
-/// A frontend that has something to say in the status.
-pub trait ReportsIscsi: Send + Sync {
-    /// Its state.
-    fn report(&self) -> IscsiStatus;
+/// Something beside the engine that has a part of the status to say.
+pub trait Reports: Send + Sync {
+    /// Says it.
+    fn report(&self, status: &mut Status);
 }
 
 impl Volumes {
@@ -47,14 +47,25 @@ impl Volumes {
         self.cache.paused_for()
     }
 
-    /// Has what there is to say of the iSCSI target asked for there, as long as it is there.
-    pub fn report_iscsi(&self, target: Weak<dyn ReportsIscsi>) {
-        *self.iscsi.lock() = Some(target);
+    /// Has this asked for its part of the status, as long as it is there.
+    pub fn add_report(&self, reports: Weak<dyn Reports>) {
+        let mut all = self.reports.lock();
+        all.retain(|other| other.strong_count() > 0);
+        all.push(reports);
     }
 
     /// The whole state.
     #[must_use]
     pub fn status(&self) -> Status {
+        let mut status = self.own_status();
+        let reports = self.reports.lock().clone();
+        for part in reports.iter().filter_map(Weak::upgrade) {
+            part.report(&mut status);
+        }
+        status
+    }
+
+    fn own_status(&self) -> Status {
         let usage = self.cache.usage();
         let segment = self.geometry.segment_bytes();
         let (space, state) = (usage.space, self.state());
@@ -87,16 +98,12 @@ impl Volumes {
                 used,
             }),
             scrub: self.scrub.status(),
-            iscsi: self.iscsi_status(),
+            iscsi: None,
+            schedules: Vec::new(),
             devices: self.device_status(),
             disks: self.disk_status(),
             snapshots: self.snapshot_status(),
         }
-    }
-
-    fn iscsi_status(&self) -> Option<IscsiStatus> {
-        let target = self.iscsi.lock().as_ref().and_then(Weak::upgrade);
-        target.map(|target| target.report())
     }
 
     fn state(&self) -> String {

@@ -38,6 +38,9 @@ pub struct Status {
     /// The iSCSI target, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iscsi: Option<IscsiStatus>,
+    /// Schedules of snapshots, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedules: Vec<ScheduleStatus>,
     /// Devices of the pool.
     pub devices: Vec<DeviceStatus>,
     /// Disks by name.
@@ -57,6 +60,24 @@ pub struct IscsiStatus {
     pub failed_logins: u64,
     /// Sessions, oldest first.
     pub sessions: Vec<IscsiSessionStatus>,
+}
+
+/// A schedule of snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleStatus {
+    /// Its name.
+    pub name: String,
+    /// When it was last at work; absent until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    /// Why there was no snapshot then, or what of its commands failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When it is due; absent where it never is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Snapshots that it took and that it has not deleted.
+    pub snapshots: u64,
 }
 
 /// An iSCSI session. Counts are from its login on.

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use super::low_space::Told;
 use super::namespace::{Disk, Namespace, Snapshot};
-use super::{Metrics, Node, ReportsIscsi, Scrub, ScrubConfig, VolumeError};
+use super::{Metrics, Node, Reports, Scrub, ScrubConfig, VolumeError};
 use crate::base::sync::{Mutex, RwLock};
 use crate::base::{DiskId, Geometry};
 use crate::cache::{Cache, CacheConfig, CacheError, CacheParts, Lines, Recovery, Ticket};
@@ -51,7 +51,7 @@ pub struct Volumes {
     pub(super) told: Told,
     pub(super) scrub: Scrub,
     /// Asked for its part of the status.
-    pub(super) iscsi: Mutex<Option<Weak<dyn ReportsIscsi>>>,
+    pub(super) reports: Mutex<Vec<Weak<dyn Reports>>>,
 }
 
 impl Volumes {
@@ -86,7 +86,7 @@ impl Volumes {
             adding_device: Mutex::default(),
             own_mount: OnceLock::new(),
             told: Told::default(),
-            iscsi: Mutex::default(),
+            reports: Mutex::default(),
         });
         match volumes.finish_removals() {
             // The next opening sees to it.

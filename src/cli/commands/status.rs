@@ -146,6 +146,20 @@ fn words(status: &volume::Status) -> String {
             );
         }
     }
+    for schedule in &status.schedules {
+        let _ = writeln!(
+            text,
+            "schedule {}: {}, last at work {}, next {}{}",
+            schedule.name,
+            count(schedule.snapshots, "snapshot"),
+            schedule.last.as_deref().unwrap_or("never"),
+            schedule.next.as_deref().unwrap_or("never"),
+            match &schedule.error {
+                Some(error) => format!("\n         failed: {error}"),
+                None => String::new(),
+            }
+        );
+    }
     let _ = write!(
         text,
         "disks    {}, with {}\n\n{}",

@@ -1,42 +1,45 @@
 //! Snapshots that are taken and deleted by themselves, as `snapshots` in the settings says.
 //!
-//! One thread owns it. What it has done stands in a file of the store: when each schedule was last due,
-//! and which snapshots it took. Only these are deleted, and only as long as they have the name that they
-//! were given: what a person took, or renamed, stays.
+//! Each schedule has a thread of its own. Those with commands take turns: what one freezes no other thaws. What
+//! they have done stands in a file of the store: when each was last due, and which snapshots it took. Only
+//! these are deleted, and only as long as they have the name that they were given: what a person took, or
+//! renamed, stays.
 
 mod hook;
 mod state;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
 use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::base::{check_snapshot_name, snapshot_file_name};
 use crate::config::ScheduleRule;
 use crate::control::{Commands, ErrorKind};
-use crate::volume::{Node, Volumes};
+use crate::volume::{Node, Reports, ScheduleStatus, Status, Volumes};
 use hook::{Environment, GRACE, Hook};
-use state::{Owed, State, Taken};
+use state::{Owed, State, Taken, time_of};
 
-/// How long the thread sleeps at the most, since clocks may be set.
+/// How long a thread sleeps at the most, since clocks may be set.
 const LOOK: Duration = Duration::from_secs(20);
 
 /// How often disks are listed again that are gone when their snapshot is taken.
 const TRIES: usize = 8;
 
-/// The thread, until it is dropped; then it ends what it is at.
+/// The threads, until it is dropped; then they end what they are at.
 pub struct Schedules {
     alive: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Schedules {
-    /// Starts it, where there are any schedules.
+    /// Starts them, where there are any schedules.
     ///
     /// # Errors
     /// Where there is no thread to be had.
@@ -46,58 +49,80 @@ impl Schedules {
         volumes: &Arc<Volumes>,
         commands: &Arc<dyn Commands>,
     ) -> io::Result<Self> {
-        if rules.is_empty() {
-            return Ok(Self {
-                alive: None,
-                thread: None,
-            });
-        }
         let (alive, ended) = unbounded();
-        let mut keeper = Keeper {
-            rules: rules.to_vec(),
-            state: State::load(file),
-            volumes: Arc::clone(volumes),
-            commands: Arc::clone(commands),
-            ended,
-        };
-        let thread = std::thread::Builder::new()
-            .name("schedules".to_owned())
-            .spawn(move || keeper.run())?;
-        Ok(Self {
+        let mut schedules = Self {
             alive: Some(alive),
-            thread: Some(thread),
-        })
+            threads: Vec::new(),
+        };
+        if rules.is_empty() {
+            return Ok(schedules);
+        }
+        let mut state = State::load(file);
+        state.begin(rules, Timestamp::now());
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            shown: Mutex::default(),
+            commands: Mutex::default(),
+        });
+        let reports: Weak<Shared> = Arc::downgrade(&shared);
+        volumes.add_report(reports);
+        for rule in rules {
+            let keeper = Keeper {
+                rule: rule.clone(),
+                shared: Arc::clone(&shared),
+                volumes: Arc::clone(volumes),
+                commands: Arc::clone(commands),
+                ended: ended.clone(),
+            };
+            let thread = std::thread::Builder::new().name("schedule".to_owned());
+            schedules.threads.push(thread.spawn(move || keeper.run())?);
+        }
+        Ok(schedules)
     }
 }
 
 impl Drop for Schedules {
     fn drop(&mut self) {
         drop(self.alive.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            log::error!("the schedules panicked; this is a bug, please report it");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a schedule panicked; this is a bug, please report it");
+            }
         }
     }
 }
 
-/// What the thread has.
+/// What all of them have.
+struct Shared {
+    state: Mutex<State>,
+    /// For those who ask, who do not wait until the state is in its file.
+    shown: Mutex<BTreeMap<String, ScheduleStatus>>,
+    /// Held from before the first of a schedule's commands until its last has ended.
+    commands: Mutex<()>,
+}
+
+impl Reports for Shared {
+    fn report(&self, status: &mut Status) {
+        status.schedules = self.shown.lock().values().cloned().collect();
+    }
+}
+
+/// What the thread of a schedule has.
 struct Keeper {
-    rules: Vec<ScheduleRule>,
-    state: State,
+    rule: ScheduleRule,
+    shared: Arc<Shared>,
     volumes: Arc<Volumes>,
     commands: Arc<dyn Commands>,
     ended: Receiver<()>,
 }
 
 impl Keeper {
-    fn run(&mut self) {
-        self.state.begin(&self.rules, Timestamp::now());
-        for rule in self.rules.clone() {
-            self.settle_crash(&rule);
-        }
+    fn run(self) {
+        self.show();
+        self.settle_crash();
         loop {
             let wait = self.turn(Timestamp::now());
+            self.show();
             match self.ended.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
@@ -105,48 +130,76 @@ impl Keeper {
         }
     }
 
+    /// The turn of a schedule that has commands.
+    fn turn_of_commands(&self) -> Option<MutexGuard<'_, ()>> {
+        let has_any = self.rule.before.is_some() || self.rule.after.is_some();
+        has_any.then(|| self.shared.commands.lock())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock()
+    }
+
+    /// For the status of the store.
+    fn show(&self) {
+        let (now, name) = (Timestamp::now(), &self.rule.name);
+        let mut state = self.state();
+        let outcome = state.outcome(name);
+        let last = state.last(name, now);
+        let status = ScheduleStatus {
+            name: name.clone(),
+            last: outcome
+                .as_ref()
+                .and_then(|outcome| Timestamp::from_second(outcome.at).ok())
+                .map(|time| time.to_string()),
+            error: outcome.and_then(|outcome| outcome.error),
+            next: self.rule.next_after(last).map(|time| time.to_string()),
+            snapshots: state.taken(name).len() as u64,
+        };
+        drop(state);
+        self.shared.shown.lock().insert(name.clone(), status);
+    }
+
     fn stops(&self) -> bool {
         self.ended.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// Does what is due, and returns how long nothing will be.
-    fn turn(&mut self, now: Timestamp) -> Duration {
-        let mut wait = LOOK;
-        for rule in self.rules.clone() {
-            if self.stops() {
-                return wait;
-            }
-            let last = self.state.last(&rule.name, now);
-            let Some(next) = rule.next_after(last) else {
-                continue;
-            };
-            if next > now {
-                let until = Duration::try_from(next.duration_since(now)).unwrap_or(LOOK);
-                wait = wait.min(until);
-                continue;
-            }
-            self.take(&rule, now);
-            if !self.stops() {
-                self.expire(&rule);
-            }
-            wait = Duration::ZERO;
+    fn turn(&self, now: Timestamp) -> Duration {
+        let last = self.state().last(&self.rule.name, now);
+        let Some(next) = self.rule.next_after(last) else {
+            return LOOK;
+        };
+        if next > now {
+            let until = Duration::try_from(next.duration_since(now)).unwrap_or(LOOK);
+            return until.min(LOOK);
         }
-        wait
+        let turn = self.turn_of_commands();
+        if self.stops() {
+            return LOOK;
+        }
+        self.take(Timestamp::now());
+        drop(turn);
+        if !self.stops() {
+            self.expire();
+        }
+        Duration::ZERO
     }
 
     /// The disks that a schedule is for; and those of them that can't have a snapshot of this name.
-    fn disks(&self, rule: &ScheduleRule, name: &str) -> (Vec<String>, Vec<String>) {
+    fn disks(&self, name: &str) -> (Vec<String>, Vec<String>) {
         let listed = self.volumes.list().into_iter();
         listed
-            .filter(|(disk, node)| matches!(node, Node::Disk(_)) && rule.disks.matches(disk))
+            .filter(|(disk, node)| matches!(node, Node::Disk(_)) && self.rule.disks.matches(disk))
             .map(|(disk, _)| disk)
             .partition(|disk| check_snapshot_name(disk, name).is_ok())
     }
 
     /// Takes a snapshot. However often it was due, it is taken once.
-    fn take(&mut self, rule: &ScheduleRule, now: Timestamp) {
+    fn take(&self, now: Timestamp) {
+        let rule = &self.rule;
         let name = format!("{}-{}", rule.name, now.strftime("%Y-%m-%dT%H-%M-%SZ"));
-        let (disks, left_out) = self.disks(rule, &name);
+        let (disks, left_out) = self.disks(&name);
         for disk in left_out {
             log::warn!(
                 "schedule {}: {disk} is left out: its name is too long for {name} behind it",
@@ -155,7 +208,7 @@ impl Keeper {
         }
         if disks.is_empty() {
             log::debug!("schedule {}: no disk is called {}", rule.name, rule.disks);
-            return self.state.settle(&rule.name, Some(now), Vec::new());
+            return self.state().settle(&rule.name, Some(now), Vec::new(), None);
         }
         let mut environment = Environment {
             schedule: rule.name.clone(),
@@ -165,12 +218,12 @@ impl Keeper {
         };
         if rule.before.is_some() && rule.after.is_some() {
             let (name, disks) = (name.clone(), environment.disks.clone());
-            self.state.owe(&rule.name, Owed { name, disks });
+            self.state().owe(&rule.name, Owed { name, disks });
         }
         let before = rule.before.as_deref();
         let before = Hook::run(before, &environment, &self.ended, Duration::ZERO);
         let taken = match before {
-            Ok(()) => self.snapshot(rule, &name),
+            Ok(()) => self.snapshot(&name),
             Err(error) => Err(format!("'before' failed: {error}")),
         };
         let came = match &taken {
@@ -185,24 +238,30 @@ impl Keeper {
         };
         // What did not come about because the daemon stops is still due when it begins again.
         let is_done = taken.is_ok() || !self.stops();
-        self.state.settle(&rule.name, is_done.then_some(now), came);
         environment.result = Some(taken.is_ok());
-        self.after(rule, &environment);
+        let last = is_done.then_some(now);
+        self.state().settle(&rule.name, last, came, taken.err());
+        self.show();
+        self.after(&environment, now);
     }
 
-    fn after(&mut self, rule: &ScheduleRule, environment: &Environment) {
+    /// Runs the command after a snapshot that was begun then.
+    fn after(&self, environment: &Environment, begun: Timestamp) {
+        let rule = &self.rule;
         let after = rule.after.as_deref();
-        if let Err(error) = Hook::run(after, environment, &self.ended, GRACE) {
-            log::warn!("schedule {}: 'after' failed: {error}", rule.name);
+        let failed = Hook::run(after, environment, &self.ended, GRACE).err();
+        let failed = failed.map(|error| format!("'after' failed: {error}"));
+        if let Some(error) = &failed {
+            log::warn!("schedule {}: {error}", rule.name);
         }
-        self.state.undone(&rule.name);
+        self.state().undone(&rule.name, begun, failed);
     }
 
     /// Takes it of the disks that there are now, which may be others than before the hook. Returns which.
-    fn snapshot(&mut self, rule: &ScheduleRule, name: &str) -> Result<Vec<String>, String> {
+    fn snapshot(&self, name: &str) -> Result<Vec<String>, String> {
         let mut tries = 0;
         loop {
-            let (disks, _) = self.disks(rule, name);
+            let (disks, _) = self.disks(name);
             if disks.is_empty() {
                 return Err("the disks are gone".to_owned());
             }
@@ -211,7 +270,7 @@ impl Keeper {
                 return Err(format!("{} has a snapshot of that name", there.disk));
             }
             // Written first: should the daemon die in between, name and disks say whose the snapshots are.
-            self.state.announce(&rule.name, name, &disks);
+            self.state().announce(&self.rule.name, name, &disks);
             match self.commands.snapshot(&disks, Some(name), true) {
                 Ok(_) => return Ok(disks),
                 // One was deleted or renamed since it was listed.
@@ -241,30 +300,36 @@ impl Keeper {
 
     /// After a crash between the announcement of a snapshot and what came of it: it is there for all its
     /// disks, or is still due. What the command before it did is undone by that after it.
-    fn settle_crash(&mut self, rule: &ScheduleRule) {
-        if let Some((name, disks)) = self.state.announced(&rule.name) {
+    fn settle_crash(&self) {
+        let rule = &self.rule;
+        let announced = self.state().announced(&rule.name);
+        if let Some((name, disks)) = announced {
             let taken = self.taken(&name, &disks);
             let last = taken.first().and_then(|taken| taken.time(&rule.name));
-            self.state.settle(&rule.name, last, taken);
+            self.state().settle(&rule.name, last, taken, None);
         }
-        if let Some(Owed { name, disks }) = self.state.owed(&rule.name) {
+        let owed = self.state().owed(&rule.name);
+        if let Some(Owed { name, disks }) = owed {
+            let _turn = self.turn_of_commands();
             log::info!("schedule {}: 'after' of {name} was not run", rule.name);
             // Whether it died before the snapshot or after it.
-            let taken = self.state.taken(&rule.name);
+            let taken = self.state().taken(&rule.name);
             let is_taken = taken.iter().any(|taken| taken.name == name);
+            let begun = time_of(&rule.name, &name).unwrap_or_else(Timestamp::now);
             let environment = Environment {
                 schedule: rule.name.clone(),
                 name,
                 disks,
                 result: Some(is_taken),
             };
-            self.after(rule, &environment);
+            self.after(&environment, begun);
         }
     }
 
     /// Deletes what need not be kept any more.
-    fn expire(&mut self, rule: &ScheduleRule) {
-        let known = self.state.taken(&rule.name);
+    fn expire(&self) {
+        let rule = &self.rule;
+        let known = self.state().taken(&rule.name);
         // By what they are now called: a disk that was renamed takes its snapshots with it.
         let mut there: Vec<(String, Timestamp, Taken)> = Vec::new();
         for (file, node) in self.volumes.list() {
@@ -294,16 +359,17 @@ impl Keeper {
                 .keep
                 .map_or(vec![true; times.len()], |keep| keep.keeps(&times));
             for ((_, _, taken), kept) in of_disk.into_iter().zip(kept) {
-                if kept || !self.delete(rule, disk, &taken.name) {
+                if kept || !self.delete(disk, &taken.name) {
                     left.push(taken.clone());
                 }
             }
         }
-        self.state.set_taken(&rule.name, left);
+        self.state().set_taken(&rule.name, left);
     }
 
     /// Whether it is gone.
-    fn delete(&self, rule: &ScheduleRule, disk: &str, name: &str) -> bool {
+    fn delete(&self, disk: &str, name: &str) -> bool {
+        let rule = &self.rule;
         let file = snapshot_file_name(disk, name);
         match self.commands.execute(&format!("delete {file}")) {
             Ok(_) => {

@@ -33,10 +33,15 @@ pub(super) struct Taken {
 impl Taken {
     /// When it was taken, as its name says.
     pub fn time(&self, schedule: &str) -> Option<Timestamp> {
-        let text = self.name.strip_prefix(schedule)?.strip_prefix('-')?;
-        let time = DateTime::strptime("%Y-%m-%dT%H-%M-%SZ", text).ok()?;
-        TimeZone::UTC.to_timestamp(time).ok()
+        time_of(schedule, &self.name)
     }
+}
+
+/// The time in the name of a schedule's snapshot.
+pub(super) fn time_of(schedule: &str, name: &str) -> Option<Timestamp> {
+    let text = name.strip_prefix(schedule)?.strip_prefix('-')?;
+    let time = DateTime::strptime("%Y-%m-%dT%H-%M-%SZ", text).ok()?;
+    TimeZone::UTC.to_timestamp(time).ok()
 }
 
 /// What the command after a snapshot is to be told, should it be run by the next daemon.
@@ -46,6 +51,15 @@ pub(super) struct Owed {
     pub name: String,
     /// The disks' names, with commas.
     pub disks: String,
+}
+
+/// How it went when a schedule was last at work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Outcome {
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// What went wrong.
+    pub error: Option<String>,
 }
 
 /// What a schedule has done.
@@ -61,6 +75,8 @@ pub(super) struct Done {
     /// `before` was begun, and `after` has not been run yet.
     #[serde(default)]
     owed: Option<Owed>,
+    #[serde(default)]
+    outcome: Option<Outcome>,
     /// Those that it took, and that are not deleted.
     #[serde(default)]
     taken: Vec<Taken>,
@@ -137,13 +153,27 @@ impl State {
         self.schedules.get(schedule)?.owed.clone()
     }
 
-    /// It was undone.
-    pub fn undone(&mut self, schedule: &str) {
-        if let Some(done) = self.schedules.get_mut(schedule)
-            && done.owed.take().is_some()
-        {
+    /// `after` was run, of what was begun then, and may have gone wrong.
+    pub fn undone(&mut self, schedule: &str, begun: Timestamp, error: Option<String>) {
+        let Some(done) = self.schedules.get_mut(schedule) else {
+            return;
+        };
+        let failed = error.is_some();
+        if failed {
+            let at = begun.as_second();
+            let known = done.outcome.take().filter(|outcome| outcome.at == at);
+            // What went wrong first is the more interesting.
+            let error = known.and_then(|known| known.error).or(error);
+            done.outcome = Some(Outcome { at, error });
+        }
+        if done.owed.take().is_some() || failed {
             self.save();
         }
+    }
+
+    /// How it went when it was last at work.
+    pub fn outcome(&self, schedule: &str) -> Option<Outcome> {
+        self.schedules.get(schedule)?.outcome.clone()
     }
 
     /// The name and the disks that were announced, where it is not known what came of it.
@@ -153,12 +183,20 @@ impl State {
     }
 
     /// These came of it. `last` is when it was due, if it is done with that.
-    pub fn settle(&mut self, schedule: &str, last: Option<Timestamp>, taken: Vec<Taken>) {
+    pub fn settle(
+        &mut self,
+        schedule: &str,
+        last: Option<Timestamp>,
+        taken: Vec<Taken>,
+        error: Option<String>,
+    ) {
         let done = self.schedules.entry(schedule.to_owned()).or_default();
         done.announced = None;
         done.disks.clear();
         if let Some(last) = last {
             done.last = last.as_second();
+            let at = done.last;
+            done.outcome = Some(Outcome { at, error });
         }
         done.taken.extend(taken);
         self.save();

@@ -31,7 +31,7 @@ fn what_was_done_is_known_again() {
         identity: (1, 2),
     };
     assert_eq!(taken.time("n"), Some(time("2026-11-28T04:00:00Z")));
-    again.settle("n", taken.time("n"), vec![taken.clone()]);
+    again.settle("n", taken.time("n"), vec![taken.clone()], None);
     let mut later = State::load(file.clone());
     assert_eq!(later.taken("n").as_slice(), std::slice::from_ref(&taken));
     assert_eq!(later.announced("n"), None);

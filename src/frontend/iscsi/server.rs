@@ -22,7 +22,7 @@ use super::targets::{Target, Targets};
 use super::wire::{Input, Output, Pairs};
 use crate::base::Workers;
 use crate::control::Commands;
-use crate::volume::{IscsiStatus, ReportsIscsi, Volumes};
+use crate::volume::{IscsiStatus, Reports, Status, Volumes};
 
 /// Connections that have not logged in, at the most.
 const MOST_LOGINS: usize = 64;
@@ -141,7 +141,7 @@ impl IscsiTarget {
         // What has no name for a target is warned of now, and not when somebody looks for it.
         drop(server.targets.list());
         let reports: Weak<Server> = Arc::downgrade(&server);
-        volumes.report_iscsi(reports);
+        volumes.add_report(reports);
         let mut target = Self {
             server,
             listeners: Vec::new(),
@@ -227,15 +227,15 @@ fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, at))
 }
 
-impl ReportsIscsi for Server {
-    fn report(&self) -> IscsiStatus {
+impl Reports for Server {
+    fn report(&self, status: &mut Status) {
         let sessions = self.sessions.all();
-        IscsiStatus {
+        status.iscsi = Some(IscsiStatus {
             portals: self.portals.iter().map(ToString::to_string).collect(),
             logins: self.logins_done.load(Relaxed),
             failed_logins: self.failed_logins.load(Relaxed),
             sessions: sessions.iter().map(|session| session.status_of()).collect(),
-        }
+        });
     }
 }
 
