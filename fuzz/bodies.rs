@@ -37,6 +37,7 @@ pub const ALL: &[Named] = &[
     ("control_line", control_line),
     ("words", words),
     ("iscsi_header", iscsi::header),
+    ("iscsi_stream", iscsi::stream),
     ("iscsi_text", iscsi::text),
     ("iscsi_command", iscsi::command),
     ("secrets", secrets),

@@ -27,8 +27,9 @@ use snapmark::ondisk::{FrameHeader, Page, PageBody, PageRef, TreeKind};
 
 /// Inputs of each body in a round.
 const INPUTS: u64 = 100_000;
-/// What a body may hold beyond what goes with its input: messages, its own copies of a page.
-const CONSTANT: usize = 256 << 10;
+/// What a body may hold beyond what goes with its input: messages, its own copies of a page, the buffer
+/// of a connection and the most data of a PDU.
+const CONSTANT: usize = 576 << 10;
 /// And for each byte of the input.
 const FACTOR: usize = 64;
 
@@ -155,6 +156,14 @@ fn samples() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     for opcode in [0u8, 1, 2, 3, 4, 5, 6, 0x10] {
         let mut header = vec![0; 48];
         (header[0], header[1], header[32]) = (opcode | 0x40, 0x81, 0x2a);
+        let with_data = |len: usize, ahs: u8| {
+            let mut pdu = header.clone();
+            (pdu[4], pdu[7], pdu[16]) = (ahs, len as u8, opcode);
+            pdu.resize(48 + usize::from(ahs) * 4 + len.next_multiple_of(4), opcode);
+            pdu
+        };
+        let pdus = [with_data(0, 0), with_data(200, 0), with_data(17, 3)].concat();
+        (0..4).for_each(|digests| add("iscsi_stream", [&[digests], &pdus[..]].concat()));
         add("iscsi_header", header);
     }
     for opcode in [0x12u8, 0x2a, 0x5f, 0x88, 0x89, 0x93, 0x9e, 0xa3, 0xc1, 0xc2] {

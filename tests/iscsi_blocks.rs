@@ -8,8 +8,8 @@ mod common;
 use std::time::Duration;
 
 use common::engine::{Engine, Shape};
-use common::iscsi::{Lab, good, options, read, sense, settle, ten, write};
-use common::noise;
+use common::iscsi::{Lab, good, options, read, sense, served, session_at, settle, ten, write};
+use common::{able, missing, noise, run, text, wait_until, write_at};
 use snapmark::frontend::iscsi::{Initiator, Transfer, snapshot_cdb};
 
 /// Whoever hears that an initiator has gone can have what it had reserved.
@@ -237,4 +237,53 @@ fn names_are_padded_and_snapshots_are_no_disks() {
     drop(of_snapshot);
     let names = lab.engine.list().into_iter().map(|(name, _)| name);
     assert_eq!(names.collect::<Vec<_>>(), ["disk", "disk@one", "disk@two"]);
+}
+
+/// By the host's page cache under a store.
+#[test]
+fn what_is_prefetched_comes_into_memory() {
+    if !able(&[("fincore", "util-linux")]) {
+        return;
+    }
+    let (store, portal) = served(&["--size", "64MiB"]);
+    let disk = store.make("disk", 32 << 20);
+    write_at(&disk, 0, &noise(1, 24 << 20));
+    store.flush();
+    store.snapshot("disk", "s");
+    store.control("clone disk@s other").unwrap();
+    let data = text(&store.store().join("pool.img"));
+    let empty = || {
+        let file = std::fs::File::open(&data).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    };
+    let in_memory = || -> u64 {
+        let words = ["--bytes", "--noheadings", "--output", "RES", &data];
+        run("fincore", words).trim().parse().unwrap()
+    };
+    let mut sixteen = [0; 16];
+    sixteen[0] = 0x90;
+    // 8 MiB from the second on; all of it; all that a clone has from its origin, by the other form.
+    let prefetches: [(&str, &[u8], u64); 4] = [
+        ("disk", &ten(0x34, 4096, 16384), 8 << 20),
+        ("disk", &ten(0x34, 0, 0), 24 << 20),
+        ("disk@s", &sixteen, 24 << 20),
+        ("other", &sixteen, 24 << 20),
+    ];
+    empty();
+    if in_memory() > 0 && !missing("the store's file system keeps all in memory") {
+        return;
+    }
+    for (file, cdb, wanted) in prefetches {
+        let mut session = session_at(portal, "a", file);
+        empty();
+        let before = in_memory();
+        good(&session.command(cdb, Transfer::None).unwrap());
+        wait_until("it is in memory", || in_memory() >= before + wanted);
+    }
+    let mut session = session_at(portal, "a", "disk");
+    let past = session
+        .command(&ten(0x34, 65536, 1), Transfer::None)
+        .unwrap();
+    assert_eq!(sense(&past), (5, 0x21, 0));
 }

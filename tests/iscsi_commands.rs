@@ -8,6 +8,7 @@ use common::engine::Shape;
 use common::iscsi::{Lab, good, identity, options, read, sense, settle, ten, write};
 use common::model::new_disk;
 use common::noise;
+use snapmark::device::{Effect, Operation, When};
 use snapmark::frontend::iscsi::{Identity, Initiator, Transfer, snapshot_cdb};
 use snapmark::volume::SetAttributes;
 
@@ -185,6 +186,33 @@ fn why_there_is_no_snapshot_is_said() {
 }
 
 #[test]
+fn a_disk_that_is_gone_has_no_snapshot() {
+    let lab = Lab::new();
+    let mut disk = lab.session("a", "disk");
+    lab.engine.remove("disk").unwrap();
+    let refused = snapshot(&mut disk, "s", false);
+    assert_eq!(sense(&refused), (5, 0x80, 1));
+    // It lives on for those who use it.
+    good(&write(&mut disk, 0, &[1; 512]));
+}
+
+#[test]
+fn a_store_that_has_stopped_writing_takes_no_snapshot() {
+    let lab = Lab::new();
+    let mut disk = lab.session("a", "disk");
+    for device in &lab.engine.faults {
+        device.plan(Operation::Write, When::From(1), Effect::Fail(libc::EIO));
+    }
+    good(&write(&mut disk, 0, &[1; 4096]));
+    lab.engine.flush().unwrap_err();
+    let refused = snapshot(&mut disk, "s", false);
+    assert_eq!(sense(&refused), (4, 0x44, 0));
+    assert!(refused.words().unwrap().contains("stopped writing"));
+    assert_eq!(sense(&write(&mut disk, 0, &[2; 4096])), (4, 0x44, 0));
+    assert!(read(&mut disk, 0, 8) == [1; 4096]);
+}
+
+#[test]
 fn snapshots_can_be_read_and_not_written() {
     let lab = Lab::new();
     lab.engine.snapshot(&["disk"], Some("s"), true).unwrap();
@@ -247,6 +275,16 @@ fn a_new_size_is_told_to_each_initiator() {
             "4 KiB physical blocks, thin, zeros"
         );
     }
+    // One that asks what there is to tell, before it does anything else.
+    let set = SetAttributes {
+        size: Some(64 << 20),
+        ..SetAttributes::default()
+    };
+    lab.engine.set_attributes(lab.node("disk"), &set).unwrap();
+    let told = a.command(&[0x03, 0, 0, 0, 252, 0], IN).unwrap();
+    good(&told);
+    assert_eq!((told.data[2], told.data[12], told.data[13]), (6, 0x2a, 9));
+    good(&a.command(&[0; 6], Transfer::None).unwrap());
 }
 
 #[test]

@@ -45,6 +45,26 @@ fn so_many_connections_that_do_not_log_in_are_kept() {
     assert!(started.elapsed() < Duration::from_secs(12));
 }
 
+#[test]
+fn a_flood_from_one_machine_ends_no_login_of_another() {
+    let lab = guarded();
+    // It takes its time.
+    let mut honest = Raw::connect_from("127.0.0.2:0".parse().unwrap(), lab.portal);
+    let said = [
+        ("InitiatorName", "iqn.2026-11.test:a"),
+        ("SessionType", "Discovery"),
+        ("AuthMethod", "CHAP"),
+    ];
+    honest.log_in(0x81, &said).unwrap();
+    let flood: Vec<Raw> = (0..300).map(|_| Raw::connect(lab.portal)).collect();
+    wait_until("all but the newest are gone", || {
+        flood[..236].iter().all(|raw| !raw.is_quiet())
+    });
+    let challenge = honest.log_in(0x81, &[("CHAP_A", "5")]).unwrap();
+    let text = String::from_utf8(challenge.data).unwrap();
+    assert!(text.contains("CHAP_C=0x"), "{text}");
+}
+
 /// CHAP has steps; none can be left out.
 #[test]
 fn there_is_no_way_around_the_secret() {

@@ -46,6 +46,9 @@ pub enum CacheError {
         "no space on the host: {0}; free some there or add a device, it then goes on by itself"
     )]
     HostFull(String),
+    /// As it looks, there will be space: this may be asked for again, by whoever does not wait for so long.
+    #[error("no space for the moment: {0}")]
+    NoSpaceYet(String),
     /// The journal is too small for a record that must go in whole.
     #[error(
         "a record of {len} bytes does not fit into a journal of {ring} bytes; make a bigger journal"

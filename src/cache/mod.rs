@@ -46,7 +46,7 @@ pub use lines::Lines;
 pub use map::{MapState, OriginState};
 pub use open::CacheParts;
 pub use part::{Append, Part, ReliesOn};
-pub use pause::{Pause, in_a_hurry};
+pub use pause::{Pause, in_a_hurry, with_space_deadline};
 pub use queued::QueuedLent;
 pub use recover::Recovery;
 pub use scan::create_journal;

@@ -12,23 +12,59 @@ use std::time::{Duration, Instant};
 use super::CacheError;
 use crate::base::sync::Mutex;
 
+/// How long what a thread does may wait for space.
+#[derive(Clone, Copy, Debug)]
+enum Waits {
+    /// For as long as the store has patience.
+    Long,
+    /// Not longer than until then, if at all; after that it is to be asked for again.
+    Until(Option<Instant>),
+    /// Not at all.
+    Never,
+}
+
 thread_local! {
-    /// Whether others wait for what this thread does.
-    static IN_A_HURRY: Cell<bool> = const { Cell::new(false) };
+    static WAITS: Cell<Waits> = const { Cell::new(Waits::Long) };
+}
+
+/// Puts back what was so before, however it ends.
+struct Before(Waits);
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        WAITS.set(self.0);
+    }
+}
+
+fn waiting<T>(waits: Waits, something: impl FnOnce() -> T) -> T {
+    let _before = Before(WAITS.replace(waits));
+    something()
 }
 
 /// Does something for which others wait, so that it must not wait for a full host, nor for what is
 /// being deleted: it fails instead.
 pub fn in_a_hurry<T>(something: impl FnOnce() -> T) -> T {
-    let before = IN_A_HURRY.replace(true);
-    let done = something();
-    IN_A_HURRY.set(before);
-    done
+    waiting(Waits::Never, something)
+}
+
+/// Does something that can be asked for again: where it still waits for a full host then, or for what is
+/// being deleted, though the store's patience is not at its end, it fails with
+/// [`CacheError::NoSpaceYet`]. Without a time it does not wait for these at all.
+pub fn with_space_deadline<T>(deadline: Option<Instant>, something: impl FnOnce() -> T) -> T {
+    waiting(Waits::Until(deadline), something)
 }
 
 /// Whether what this thread does must not wait.
 pub(super) fn is_in_a_hurry() -> bool {
-    IN_A_HURRY.get()
+    matches!(WAITS.get(), Waits::Never)
+}
+
+/// Whether what this thread does is to be asked for again, rather than wait on.
+pub(super) fn is_late() -> bool {
+    match WAITS.get() {
+        Waits::Until(deadline) => deadline.is_none_or(|deadline| Instant::now() >= deadline),
+        Waits::Long | Waits::Never => false,
+    }
 }
 
 /// Whether something waits for the host to have space.
@@ -135,6 +171,7 @@ impl Pause {
             Some(since) if since.elapsed() >= patience && state.tries > tries => {
                 Err(CacheError::HostFull(state.reason.clone()))
             }
+            Some(_) if is_late() => Err(CacheError::NoSpaceYet(state.reason.clone())),
             _ => Ok(()),
         }
     }
@@ -164,5 +201,26 @@ mod tests {
         assert!(patient.check().is_ok());
         assert!(in_a_hurry(|| patient.check()).is_err());
         assert!(patient.check().is_ok());
+    }
+
+    #[test]
+    fn who_can_ask_again_is_told_to_until_patience_is_at_its_end() {
+        let (patient, ended) = (
+            Pause::new(Duration::from_secs(3600)),
+            Pause::new(Duration::ZERO),
+        );
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+        let check = |pause: &Pause, deadline| with_space_deadline(deadline, || pause.check());
+        assert!(check(&patient, Some(now)).is_ok(), "no pause");
+        patient.set(&"full");
+        ended.set(&"full");
+        assert!(check(&patient, Some(later)).is_ok());
+        for deadline in [Some(now), None] {
+            let late = check(&patient, deadline);
+            assert!(matches!(late, Err(CacheError::NoSpaceYet(_))));
+            let over = check(&ended, deadline);
+            assert!(matches!(over, Err(CacheError::HostFull(_))));
+        }
+        assert!(patient.check().is_ok(), "others wait on");
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::pause::is_in_a_hurry;
+use super::pause::{is_in_a_hurry, is_late};
 use super::queue::Queue;
 use super::space::ClaimKey;
 use super::state::Cache;
@@ -113,6 +113,10 @@ impl Cache {
         }
         let since = *exempt.reaping_since.get_or_insert_with(Instant::now);
         if self.space_moves(&queue, since) {
+            if is_late() {
+                let why = "what was deleted is being freed".to_owned();
+                return Err(CacheError::NoSpaceYet(why));
+            }
             self.room.wait_for(&mut queue, Duration::from_millis(5));
             return Ok(());
         }

@@ -134,6 +134,12 @@ impl Cache {
             || self.journal_pause.is_paused()
     }
 
+    /// Whether what has to be moved to devices waits for the host to have space.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.pause.is_paused()
+    }
+
     /// The largest write that is taken as one record, in bytes.
     #[must_use]
     pub fn largest_write(&self) -> u64 {

@@ -86,7 +86,9 @@ impl From<VolumeError> for CommandError {
             VolumeError::Name(_) | VolumeError::Invalid(_) => ErrorKind::Invalid,
             VolumeError::Busy(_) => ErrorKind::Busy,
             VolumeError::ReadOnly(_) => ErrorKind::ReadOnly,
-            VolumeError::NoSpace { .. } | VolumeError::HostFull(_) => ErrorKind::NoSpace,
+            VolumeError::NoSpace { .. } | VolumeError::HostFull(_) | VolumeError::NoSpaceYet(_) => {
+                ErrorKind::NoSpace
+            }
             VolumeError::TooBig { .. } => ErrorKind::TooBig,
             VolumeError::Halted(_) | VolumeError::Io(_) => ErrorKind::Io,
         };

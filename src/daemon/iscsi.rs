@@ -50,6 +50,7 @@ pub fn options(
         sessions: usize::from(settings.sessions),
         silence: IscsiOptions::SILENCE,
         data_patience: IscsiOptions::DATA_PATIENCE,
+        space_patience: IscsiOptions::SPACE_PATIENCE,
     }))
 }
 

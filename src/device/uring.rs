@@ -121,17 +121,19 @@ impl<T> ReadRing<T> {
     }
 
     /// Begins what was started, and waits until something has ended, or until `socket` has something to
-    /// be received or is at its end. It may return without either.
+    /// be received or is at its end. It may return without either. Whether the socket has something.
     ///
     /// # Errors
     /// Where the kernel takes no more: then no new reads should be started.
-    pub fn wait(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn wait(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         if !self.is_watching {
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
             let poll = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), events);
             self.is_watching = self.push(&poll.build().user_data(SOCKET));
         }
-        self.enter()
+        self.enter()?;
+        // What can't be watched has to be looked at.
+        Ok(!self.is_watching)
     }
 
     /// Waits until nothing is under way.
@@ -302,7 +304,8 @@ mod tests {
                 }
             }
             assert!(ring.is_busy());
-            ring.wait(theirs.as_fd()).unwrap();
+            let has_something = ring.wait(theirs.as_fd()).unwrap();
+            assert!(!has_something, "the socket has nothing");
             while let Some(ended) = ring.next_ended() {
                 assert!(ended.is_read);
                 let block = ended.token as u8;
@@ -314,8 +317,7 @@ mod tests {
         assert!(!ring.is_busy());
         // A socket that has something ends a wait.
         ours.write_all(b"x").unwrap();
-        ring.wait(theirs.as_fd()).unwrap();
-        assert!(!ring.is_watching);
+        assert!(ring.wait(theirs.as_fd()).unwrap());
     }
 
     #[test]

@@ -36,6 +36,10 @@ pub enum VolumeError {
         "no space on the host: {0}; free some there or add a device, it then goes on by itself"
     )]
     HostFull(String),
+    /// As it looks, there will be space soon, and this may be asked for again. A part may be written. Only who
+    /// [does not wait for long](crate::volume::Volumes::with_space_deadline) is told so.
+    #[error("no space for the moment: {0}")]
+    NoSpaceYet(String),
     /// A size that no disk can have.
     #[error("a disk can't have {size} bytes; the largest has {max}")]
     TooBig {

@@ -8,6 +8,7 @@ mod metrics;
 mod names;
 mod namespace;
 mod planned;
+mod prefetch;
 mod read;
 mod report;
 mod scrub;

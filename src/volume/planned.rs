@@ -98,11 +98,11 @@ impl<T> ReadQueue<T> {
     }
 
     /// Begins what was started, and waits until something has ended, or until `socket` has something to
-    /// be received or is at its end. It may return without either.
+    /// be received or is at its end. It may return without either. Whether the socket has something.
     ///
     /// # Errors
     /// Where no read will end any more: what is left is to be [given up](Self::abandon).
-    pub fn wait(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn wait(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         self.0.wait(socket)
     }
 

@@ -41,6 +41,12 @@ impl Volumes {
         }
     }
 
+    /// Whether something waits for space on the host.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.cache.is_paused()
+    }
+
     /// How long something has waited for space on the host, in all.
     #[must_use]
     pub fn paused_for(&self) -> std::time::Duration {

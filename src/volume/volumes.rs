@@ -277,6 +277,7 @@ impl From<CacheError> for VolumeError {
             CacheError::Halted(reason) => Self::Halted(reason),
             CacheError::NoSpace { needed, available } => Self::NoSpace { needed, available },
             CacheError::HostFull(reason) => Self::HostFull(reason),
+            CacheError::NoSpaceYet(reason) => Self::NoSpaceYet(reason),
             CacheError::Gone => Self::NotFound("the disk".to_owned()),
             other => Self::Io(other.to_string()),
         }

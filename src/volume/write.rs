@@ -15,7 +15,9 @@ use super::volumes::{MAX_DISK_SIZE, Result, Volumes};
 use super::{Extent, VolumeError};
 use crate::base::sync::thread;
 use crate::base::{BLOCK, BLOCK_SIZE, Block, DiskId, Epoch, SegmentNo, Seq, now};
-use crate::cache::{Append, CacheError, Content, MapState, Part, ReliesOn, in_a_hurry};
+use crate::cache::{
+    Append, CacheError, Content, MapState, Part, ReliesOn, in_a_hurry, with_space_deadline,
+};
 use crate::ondisk::journal::Op;
 use crate::store::At;
 
@@ -95,6 +97,12 @@ impl Volumes {
     /// As [`write`](Self::write).
     pub fn write_in_a_hurry(&self, disk: DiskId, offset: u64, data: &[u8]) -> Result<()> {
         in_a_hurry(|| self.write(disk, offset, data))
+    }
+
+    /// Does something that can be asked for again: what still waits for space then, while the store has
+    /// patience, fails with [`VolumeError::NoSpaceYet`]. Without a time nothing waits for space.
+    pub fn with_space_deadline<T>(deadline: Option<Instant>, something: impl FnOnce() -> T) -> T {
+        with_space_deadline(deadline, something)
     }
 
     /// Writes `new` where there is `expected`, both of one length, as one step among all that write the

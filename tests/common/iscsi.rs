@@ -37,6 +37,7 @@ pub fn options() -> IscsiOptions {
         sessions: 256,
         silence: IscsiOptions::SILENCE,
         data_patience: IscsiOptions::DATA_PATIENCE,
+        space_patience: IscsiOptions::SPACE_PATIENCE,
     }
 }
 
@@ -100,6 +101,11 @@ impl Drop for Lab {
 
 /// A mounted store, named as [`STORE`], that is served over iSCSI too.
 pub fn served(init: &[&str]) -> (TestStore, SocketAddr) {
+    served_with(init, "")
+}
+
+/// The same with more settings of iSCSI, each a line; a file of secrets can be named by its whole path.
+pub fn served_with(init: &[&str], more: &str) -> (TestStore, SocketAddr) {
     // A port that was free a moment ago.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let portal = listener.local_addr().unwrap();
@@ -107,7 +113,7 @@ pub fn served(init: &[&str]) -> (TestStore, SocketAddr) {
     let mut store = TestStore::unmounted(init);
     let settings = store.store().join("store.yaml");
     let text = std::fs::read_to_string(&settings).unwrap();
-    let listening = format!("iscsi:\n  listen: [\"{portal}\"]\n  name: {STORE}\n");
+    let listening = format!("iscsi:\n  listen: [\"{portal}\"]\n  name: {STORE}\n{more}");
     assert!(text.contains("iscsi:\n"));
     std::fs::write(&settings, text.replacen("iscsi:\n", &listening, 1)).unwrap();
     store.mount();

@@ -74,6 +74,15 @@ impl Raw {
         Self::over(TcpStream::connect(portal).unwrap())
     }
 
+    /// From an address of this machine.
+    pub fn connect_from(address: SocketAddr, portal: SocketAddr) -> Self {
+        let domain = socket2::Domain::for_address(portal);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&address.into()).unwrap();
+        socket.connect(&portal.into()).unwrap();
+        Self::over(socket.into())
+    }
+
     /// A session that has been told all there was to tell.
     pub fn session(lab: &Lab, initiator: &str, file: &str) -> Self {
         let who = identity(initiator, file);

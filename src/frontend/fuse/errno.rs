@@ -36,7 +36,9 @@ fn errno(error: &VolumeError) -> Errno {
         VolumeError::Name(_) | VolumeError::Invalid(_) => Errno::EINVAL,
         VolumeError::Busy(_) => Errno::EBUSY,
         VolumeError::ReadOnly(_) => Errno::EROFS,
-        VolumeError::NoSpace { .. } | VolumeError::HostFull(_) => Errno::ENOSPC,
+        VolumeError::NoSpace { .. } | VolumeError::HostFull(_) | VolumeError::NoSpaceYet(_) => {
+            Errno::ENOSPC
+        }
         VolumeError::TooBig { .. } => Errno::EFBIG,
         VolumeError::Halted(_) | VolumeError::Io(_) => Errno::EIO,
     }

@@ -10,6 +10,7 @@ mod connection;
 pub mod fuzz;
 mod initiator;
 mod login;
+mod logins;
 mod names;
 mod options;
 mod order;

@@ -28,6 +28,8 @@ pub struct IscsiOptions {
     pub silence: Duration,
     /// How long data may take that an initiator was asked for.
     pub data_patience: Duration,
+    /// How long a command may wait for space before the initiator is told to send it again.
+    pub space_patience: Duration,
 }
 
 /// Who may use some disks, and their snapshots.
@@ -44,6 +46,10 @@ impl IscsiOptions {
     pub const SILENCE: Duration = Duration::from_secs(30);
     /// How long data that were asked for may take, unless told otherwise.
     pub const DATA_PATIENCE: Duration = Duration::from_secs(30);
+
+    /// How long commands wait for space, unless told otherwise. Linux's initiator gives them 30 s, and
+    /// then resets the unit.
+    pub const SPACE_PATIENCE: Duration = Duration::from_secs(10);
 
     /// Whether an initiator may use a disk.
     #[must_use]

@@ -8,7 +8,7 @@ use super::wire::Attribute;
 /// Immediate tasks that a session may have at a time.
 const MOST_IMMEDIATE: usize = 8;
 
-/// What is to be done for a task once it is its turn.
+/// What has a task done once it is its turn: it is quickly over, and others do what takes long.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// The tasks of a session.

@@ -164,11 +164,14 @@ impl Meanwhile for Reads {
         matches!(&self.queue, Queue::Open(queue) if queue.is_busy())
     }
 
-    fn wait(&mut self, socket: BorrowedFd<'_>) {
+    fn wait(&mut self, socket: BorrowedFd<'_>) -> bool {
         self.session.flush();
-        if let Queue::Open(queue) = &mut self.queue {
-            let waited = queue.wait(socket);
-            self.take_ended(waited);
-        }
+        let Queue::Open(queue) = &mut self.queue else {
+            return true;
+        };
+        let waited = queue.wait(socket);
+        let has_something = !matches!(waited, Ok(false));
+        self.take_ended(waited.map(drop));
+        has_something
     }
 }

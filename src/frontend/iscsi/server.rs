@@ -1,6 +1,5 @@
 //! The target as a whole: where it listens, and what its sessions share.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,6 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::budget::Budget;
 use super::connection::Connection;
 use super::login::{self, Failure, LoggedIn};
+use super::logins::Logins;
 use super::options::IscsiOptions;
 use super::scsi::{Nexus, code};
 use super::session::{Session, Used};
@@ -24,8 +24,6 @@ use crate::base::Workers;
 use crate::control::Commands;
 use crate::volume::{IscsiStatus, Reports, Status, Volumes};
 
-/// Connections that have not logged in, at the most.
-const MOST_LOGINS: usize = 64;
 /// How often a thread that receives looks up while an initiator may be silent.
 const TICKS: u32 = 6;
 /// How long an initiator may take nothing of what is sent.
@@ -34,8 +32,9 @@ const SEND_PATIENCE: Duration = Duration::from_secs(30);
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long what is being done may take then.
 const LAST_TASKS: Duration = Duration::from_secs(30);
-/// Threads that read, and threads that do everything else.
+/// Threads that read, that write, and that do everything else: where writes wait for space, that goes on.
 const READERS: usize = 8;
+const WRITERS: usize = 32;
 const WORKERS: usize = 32;
 /// Tasks that may wait for a thread; far more than sessions may have.
 const QUEUED: usize = 1 << 20;
@@ -69,11 +68,11 @@ pub(super) struct Server {
     pub sessions: Sessions,
     pub budget: Budget,
     pub readers: Workers,
+    pub writers: Workers,
     pub workers: Workers,
     /// For requests to manage tasks, which have to be heard also where all others wait for something.
     pub managers: Workers,
-    /// Connections that have not logged in, oldest first.
-    logins: Mutex<VecDeque<(u64, TcpStream)>>,
+    logins: Logins,
     /// Connections so far.
     connections: AtomicU64,
     /// Those that logged in, and those that did not.
@@ -128,9 +127,10 @@ impl IscsiTarget {
             sessions: Sessions::new(options.sessions),
             budget: Budget::default(),
             readers: Workers::new("iscsi-reader", READERS, QUEUED),
+            writers: Workers::new("iscsi-writer", WRITERS, QUEUED),
             workers: Workers::new("iscsi-worker", WORKERS, QUEUED),
             managers: Workers::new("iscsi-manager", READERS, QUEUED),
-            logins: Mutex::default(),
+            logins: Logins::default(),
             connections: AtomicU64::new(0),
             logins_done: AtomicU64::new(0),
             failed_logins: AtomicU64::new(0),
@@ -172,9 +172,7 @@ impl IscsiTarget {
         for acceptor in self.acceptors.drain(..) {
             let _ = acceptor.join();
         }
-        for (_, socket) in self.server.logins.lock().drain(..) {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        self.server.logins.close();
         for session in self.server.sessions.all() {
             session.ask_for_logout(FAREWELL);
         }
@@ -255,12 +253,11 @@ impl Server {
         }
     }
 
-    /// Gives a connection a thread. Where too many have not logged in yet, the one goes that has been at
-    /// it for longest: a flood of them ends its own, and not those who do log in.
+    /// Gives a connection a thread.
     fn welcome(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
         let number = self.connections.fetch_add(1, Relaxed);
         match socket.try_clone() {
-            Ok(socket) => self.begin_login(number, socket),
+            Ok(socket) => self.logins.begin(number, peer.ip(), socket),
             Err(error) => return log::warn!("iSCSI: {peer}: {error}"),
         }
         let server = Arc::clone(self);
@@ -269,32 +266,17 @@ impl Server {
             if let Err(error) = server.serve(number, socket, peer) {
                 log::debug!("iSCSI: {peer}: {error}");
             }
-            server.end_login(number);
+            server.logins.end(number);
         });
         let mut threads = self.threads.lock();
         threads.retain(|thread| !thread.is_finished());
         match thread {
             Ok(thread) => threads.push(thread),
             Err(error) => {
-                self.end_login(number);
+                self.logins.end(number);
                 log::warn!("iSCSI: no thread for {peer}: {error}");
             }
         }
-    }
-
-    fn begin_login(&self, number: u64, socket: TcpStream) {
-        let mut logins = self.logins.lock();
-        if logins.len() >= MOST_LOGINS
-            && let Some((_, oldest)) = logins.pop_front()
-        {
-            // Its thread sees the end of it.
-            let _ = oldest.shutdown(Shutdown::Both);
-        }
-        logins.push_back((number, socket));
-    }
-
-    fn end_login(&self, number: u64) {
-        self.logins.lock().retain(|(of, _)| *of != number);
     }
 
     fn serve(self: &Arc<Self>, number: u64, socket: TcpStream, peer: SocketAddr) -> io::Result<()> {
@@ -328,7 +310,7 @@ impl Server {
         begun: &OnceLock<Arc<Session>>,
     ) {
         let login = login::log_in(&mut input, output, &self.options, &self.targets);
-        self.end_login(number);
+        self.logins.end(number);
         let login = match login {
             Ok(login) => login,
             Err(failure) => {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::budget::{Grant, Share};
 use super::login::{LoggedIn, Parameters};
-use super::order::{Order, Turn};
+use super::order::{Job, Order, Turn};
 use super::scsi::{self, Answer, Nexus, Prepared, Scene, Sense, Unit, code};
 use super::server::Server;
 use super::wire::{
@@ -20,7 +20,7 @@ use super::wire::{
     response,
 };
 use crate::base::{Timestamp, now};
-use crate::volume::{Extent, IscsiSessionStatus, Node};
+use crate::volume::{Extent, IscsiSessionStatus, Node, Volumes};
 
 /// A read that takes longer than this, on the average, is left to another thread.
 const QUICK_READ: Duration = Duration::from_micros(25);
@@ -30,6 +30,7 @@ const LONG: u64 = 64 << 10;
 const READ_SHARES: usize = 8;
 /// SCSI status codes.
 const CHECK_CONDITION: u8 = 0x02;
+const BUSY: u8 = 0x08;
 const RESERVATION_CONFLICT: u8 = 0x18;
 pub(super) const TASK_SET_FULL: u8 = 0x28;
 
@@ -73,6 +74,11 @@ impl Task {
 
     fn is_write(&self) -> bool {
         self.prepared.as_ref().is_ok_and(Prepared::is_write)
+    }
+
+    fn brings_data(&self) -> bool {
+        let prepared = self.prepared.as_ref();
+        prepared.is_ok_and(|prepared| prepared.brings_data(&self.command.cdb))
     }
 
     /// Whether it reads few blocks, and waits for nothing before that.
@@ -193,12 +199,18 @@ impl Session {
         let Some(used) = &self.used else { return true };
         let is_alone = !is_more_there && self.order.unfinished() == 1;
         let len = u64::from(task.command.expected);
+        let forces = prepared.forces(&task.command.cdb);
+        let volumes = &used.unit.volumes;
+        // Without a journal a sync moves all that is queued.
+        if (forces || prepared.is_sync()) && volumes.is_paused() {
+            return false;
+        }
         if prepared.is_read() {
             return is_alone || (len <= LONG && self.read_time() < QUICK_READ);
         }
         if prepared.is_write() {
-            let is_short = len <= LONG && !prepared.forces(&task.command.cdb);
-            return (is_alone || is_short) && !used.unit.volumes.is_crowded(len as usize);
+            let is_short = len <= LONG && !forces;
+            return (is_alone || is_short) && !volumes.is_crowded(len as usize);
         }
         is_alone && prepared.is_sync()
     }
@@ -212,8 +224,13 @@ impl Session {
         self.read_time.store((old * 7 + new) / 8, Relaxed);
     }
 
+    /// Does a task in the receiving thread, which waits for no space: others may be behind it.
+    pub fn perform_here(&self, task: &Task, data: &[u8]) {
+        Volumes::with_space_deadline(None, || self.perform(task, data));
+    }
+
     /// Does a task, and puts its answer in line.
-    pub fn perform(&self, task: &Task, data: &[u8]) {
+    fn perform(&self, task: &Task, data: &[u8]) {
         self.conclude(task, self.execute(task, data));
     }
 
@@ -261,6 +278,7 @@ impl Session {
             (Answer::Check(sense), _) => self.check(task, &sense),
             (Answer::Read(_), None) => self.check(task, &Sense::illegal(code::NO_UNIT)),
             (Answer::Conflict, _) => self.status(task, RESERVATION_CONFLICT, None),
+            (Answer::Busy, _) => self.status(task, BUSY, None),
         };
         self.finish(task, reply);
     }
@@ -305,7 +323,8 @@ impl Session {
 
     fn perform_in(&self, _room: &Room, task: &Task) {
         if self.order.run(task.number) {
-            self.perform(task, &[]);
+            let deadline = self.space_deadline();
+            Volumes::with_space_deadline(deadline, || self.perform(task, &[]));
         }
     }
 
@@ -343,22 +362,34 @@ impl Session {
     /// Has a task done by another thread, when it is its turn.
     pub fn dispatch(self: &Arc<Self>, task: Task, data: Buffer, grant: Option<Grant>) {
         let (session, number, is_numbered) = (Arc::clone(self), task.number, task.is_numbered);
-        let is_read = task.is_read();
-        let job = Box::new(move || {
+        let (is_read, brings_data) = (task.is_read(), task.brings_data());
+        // Its initiator's patience begins now, wherever it is in line.
+        let deadline = self.space_deadline();
+        let work = move || {
             if is_read {
                 session.perform_read(task);
             } else if session.order.run(number) {
-                session.perform(&task, &data);
+                Volumes::with_space_deadline(deadline, || session.perform(&task, &data));
             }
             drop((data, grant));
             session.flush();
+        };
+        let server = Arc::clone(&self.server);
+        let job = Box::new(move || match (is_read, brings_data) {
+            (true, _) => server.readers.run(work),
+            (_, true) => server.writers.run(work),
+            _ => server.workers.run(work),
         });
         match self.order.start_or_wait(number, job) {
-            Turn::Now(job) if is_read => self.server.readers.run(job),
-            Turn::Now(job) => self.server.workers.run(job),
+            Turn::Now(job) => job(),
             Turn::Later => {}
             Turn::GivenUp => self.settle(is_numbered),
         }
+    }
+
+    /// Until when a command that comes now may wait for space.
+    fn space_deadline(&self) -> Option<Instant> {
+        Some(Instant::now() + self.server.options.space_patience)
     }
 
     /// A read came to its end.
@@ -387,17 +418,13 @@ impl Session {
         if !self.order.is_given_up(task.number) {
             self.output.push(reply);
         }
-        for job in self.order.end(task.number) {
-            self.server.workers.run(job);
-        }
+        hand_on(self.order.end(task.number));
     }
 
     /// A task is over that was not answered: another may come.
     pub fn drop_task(&self, task: &Task) {
         self.settle(task.is_numbered);
-        for job in self.order.end(task.number) {
-            self.server.workers.run(job);
-        }
+        hand_on(self.order.end(task.number));
     }
 
     /// A command number is done with.
@@ -411,8 +438,7 @@ impl Session {
     pub fn give_up(&self, which: impl Fn(u64) -> bool) {
         let (jobs, over) = self.order.give_up(which);
         self.output.numbers.max.fetch_add(over as u32, Relaxed);
-        jobs.into_iter()
-            .for_each(|job| self.server.workers.run(job));
+        hand_on(jobs);
     }
 
     /// CHECK CONDITION.
@@ -544,6 +570,11 @@ impl Session {
         self.send(&header, &[]);
         self.flush();
     }
+}
+
+/// Whose turn it is now.
+fn hand_on(jobs: Vec<Job>) {
+    jobs.into_iter().for_each(|job| job());
 }
 
 /// By how much less or more was moved than the initiator expected.

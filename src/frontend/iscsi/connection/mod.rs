@@ -360,7 +360,7 @@ impl Connection {
         let data = self.input.data(&mut self.reads)?;
         let data = &data[..wanted];
         if session.is_done_here(&task, !is_last) && session.order.start(number) {
-            session.perform(&task, data);
+            session.perform_here(&task, data);
             return Ok(());
         }
         if task.is_short_read()
@@ -534,7 +534,7 @@ impl Connection {
         let is_more_there = self.input.is_more_there_than(0);
         let session = &self.session;
         if session.is_done_here(&task, is_more_there) && session.order.start(task.number) {
-            session.perform(&task, &data);
+            session.perform_here(&task, &data);
         } else {
             session.dispatch(task, data, grant);
         }

@@ -10,6 +10,8 @@ use crate::volume::{Extent, Node};
 
 /// Bytes that are compared or written at a time.
 const PIECE: u64 = 256 << 10;
+/// Bytes that one command prefetches at the most.
+const MOST_PREFETCHED: u64 = 32 << 20;
 
 /// The range of a command, checked against the capacity.
 pub(super) fn range(unit: &Unit, op: Op, cdb: &[u8; 16]) -> Result<Extent, Sense> {
@@ -64,6 +66,21 @@ fn put(unit: &Unit, offset: u64, data: &[u8]) -> Result<(), Sense> {
     }
     let written = unit.volumes.write(disk(unit)?, offset, data);
     written.map_err(|error| Sense::of_write(&error))
+}
+
+/// PRE-FETCH: the host begins to read what lies on devices. It is answered before that is done, and with
+/// GOOD: CONDITION MET would promise that all of it is in memory.
+pub(super) fn prefetch(unit: &Unit, op: Op, cdb: &[u8; 16]) -> Result<Answer, Sense> {
+    let range = range(unit, op, cdb)?;
+    // 0 stands for all that follows.
+    let len = if range.len == 0 { u64::MAX } else { range.len };
+    let range = Extent {
+        len: len.min(MOST_PREFETCHED),
+        ..range
+    };
+    let begun = unit.volumes.prefetch(unit.node, range);
+    begun.map_err(|error| Sense::of_read(&error))?;
+    Ok(Answer::Good)
 }
 
 /// WRITE AND VERIFY: durable when it returns, and read back.
@@ -152,7 +169,8 @@ pub(super) fn compare_and_write(unit: &Unit, cdb: &[u8; 16], data: &[u8]) -> Res
         return Err(Sense::miscompare(differs as u64));
     }
     if Op::CompareAndWrite.forces(cdb) {
-        sync(unit)?;
+        // It is written: sent again, it would be compared with what it wrote itself.
+        sync(unit).map_err(Sense::or_final)?;
     }
     Ok(Answer::Good)
 }

@@ -38,6 +38,8 @@ pub(super) enum Answer {
     Check(Sense),
     /// A reservation keeps it out.
     Conflict,
+    /// It is not done, and is to be sent again.
+    Busy,
 }
 
 /// A command that has been looked at.
@@ -69,6 +71,16 @@ impl Prepared {
         )
     }
 
+    /// Whether it wants space for what it brings; what discards gives space back.
+    pub fn brings_data(&self, cdb: &[u8; 16]) -> bool {
+        let discards = match self.row.op {
+            Op::Unmap => true,
+            Op::WriteSame10 | Op::WriteSame16 => cdb[1] & 0x08 != 0,
+            _ => false,
+        };
+        self.row.access == Access::Writes && !discards
+    }
+
     /// Whether it only makes what was written durable.
     pub fn is_sync(&self) -> bool {
         matches!(self.row.op, Op::SyncCache10 | Op::SyncCache16)
@@ -82,9 +94,9 @@ impl Prepared {
     /// Whether it takes no longer than an answer does: nothing of it waits for a device.
     pub fn is_quick(&self) -> bool {
         use Op::{
-            Inquiry, ModeSelect6, ModeSelect10, ModeSense6, ModeSense10, Prefetch10, Prefetch16,
-            ReadCapacity10, ReadCapacity16, Release, ReportLuns, ReportOpcodes, RequestSense,
-            Reserve, ReserveIn, StartStop, TestUnitReady,
+            Inquiry, ModeSelect6, ModeSelect10, ModeSense6, ModeSense10, ReadCapacity10,
+            ReadCapacity16, Release, ReportLuns, ReportOpcodes, RequestSense, Reserve, ReserveIn,
+            StartStop, TestUnitReady,
         };
         matches!(
             self.row.op,
@@ -93,8 +105,6 @@ impl Prepared {
                 | ModeSelect10
                 | ModeSense6
                 | ModeSense10
-                | Prefetch10
-                | Prefetch16
                 | ReadCapacity10
                 | ReadCapacity16
                 | Release
@@ -158,6 +168,9 @@ pub(super) fn execute(
 ) -> Answer {
     match run(scene, prepared, cdb, data) {
         Ok(answer) => answer,
+        // The status that says the same has initiators send it again that take the sense for a failure,
+        // as QEMU's does.
+        Err(sense) if sense.code == code::SPACE_COMES => Answer::Busy,
         Err(sense) => Answer::Check(sense),
     }
 }
@@ -199,15 +212,19 @@ fn run(
 
 /// Whatever the initiator has yet to be told comes first.
 fn attend(unit: &Unit, nexus: &Nexus) -> Result<(), Sense> {
+    match next_attention(unit, nexus) {
+        Some(code) => Err(Sense::new(Key::UnitAttention, code)),
+        None => Ok(()),
+    }
+}
+
+fn next_attention(unit: &Unit, nexus: &Nexus) -> Option<(u8, u8)> {
     if let Ok(capacity) = unit.capacity()
         && nexus.has_new_capacity(capacity)
     {
         nexus.attend(code::CAPACITY_CHANGED);
     }
-    match nexus.next_attention() {
-        Some(code) => Err(Sense::new(Key::UnitAttention, code)),
-        None => Ok(()),
-    }
+    nexus.next_attention()
 }
 
 fn may_write(unit: &Unit) -> Result<(), Sense> {
@@ -222,7 +239,7 @@ fn may_write(unit: &Unit) -> Result<(), Sense> {
 
 fn request_sense(scene: &Scene<'_>, cdb: &[u8; 16]) -> Answer {
     let sense = if scene.is_unit {
-        match scene.nexus.next_attention() {
+        match next_attention(scene.unit, scene.nexus) {
             Some(code) => Sense::new(Key::UnitAttention, code),
             None => Sense::new(Key::NoSense, (0, 0)),
         }
@@ -266,8 +283,7 @@ fn perform(scene: &Scene<'_>, op: Op, cdb: &[u8; 16], data: &[u8]) -> Result<Ans
         Op::Verify10 | Op::Verify12 | Op::Verify16 => blocks::verify(unit, op, cdb, data),
         Op::CompareAndWrite => blocks::compare_and_write(unit, cdb, data),
         Op::SyncCache10 | Op::SyncCache16 => blocks::synchronize(unit, op, cdb),
-        // Nothing to fetch: the host's page cache has what fits.
-        Op::Prefetch10 | Op::Prefetch16 => blocks::range(unit, op, cdb).map(|_| Answer::Good),
+        Op::Prefetch10 | Op::Prefetch16 => blocks::prefetch(unit, op, cdb),
         Op::Unmap => thin::unmap(unit, data),
         Op::WriteSame10 | Op::WriteSame16 => thin::write_same(unit, op, cdb, data),
         Op::Snapshot6 | Op::Snapshot10 | Op::Snapshot12 => {

@@ -60,6 +60,8 @@ pub struct Field {
 
 /// Codes, as the standards' lists have them.
 pub mod code {
+    /// LOGICAL UNIT NOT READY, SPACE ALLOCATION IN PROGRESS; told by the status BUSY
+    pub const SPACE_COMES: (u8, u8) = (0x04, 0x14);
     /// PARAMETER LIST LENGTH ERROR
     pub const PARAMETER_LIST_LENGTH: (u8, u8) = (0x1a, 0x00);
     /// MISCOMPARE DURING VERIFY OPERATION
@@ -197,12 +199,26 @@ impl Sense {
             VolumeError::NoSpace { .. } | VolumeError::HostFull(_) => {
                 Self::new(Key::DataProtect, code::NO_SPACE)
             }
+            VolumeError::NoSpaceYet(_) => Self::new(Key::NotReady, code::SPACE_COMES),
             VolumeError::ReadOnly(_) => Self::new(Key::DataProtect, code::WRITE_PROTECTED),
             VolumeError::TooBig { .. } => Self::illegal(code::OUT_OF_RANGE),
             VolumeError::Halted(_) => Self::new(Key::HardwareError, code::TARGET_FAILURE),
             _ => Self::new(Key::MediumError, code::WRITE_ERROR),
         };
         sense.saying(error)
+    }
+
+    /// The same, where the command must not be sent again.
+    #[must_use]
+    pub fn or_final(self) -> Self {
+        match self.code {
+            code::SPACE_COMES => Self {
+                key: Key::DataProtect,
+                code: code::NO_SPACE,
+                ..self
+            },
+            _ => self,
+        }
     }
 
     /// A snapshot that was not taken.

@@ -54,8 +54,10 @@ pub trait Meanwhile {
         false
     }
 
-    /// Waits until some of that has ended, or the socket has something.
-    fn wait(&mut self, _socket: BorrowedFd<'_>) {}
+    /// Waits until some of that has ended, or the socket has something; whether it may have.
+    fn wait(&mut self, _socket: BorrowedFd<'_>) -> bool {
+        true
+    }
 }
 
 /// Nothing else to wait for.
@@ -185,10 +187,12 @@ impl Input {
         self.start += here;
         let (mut at, mut since) = (here, Instant::now());
         while at < len {
-            match receive(&self.socket, &mut to[at..], meanwhile)? {
-                Some(got) => (at, since) = (at + got, Instant::now()),
-                None if self.is_late(since) => return Err(InputError::Stalled),
-                None => {}
+            match receive(&self.socket, &mut to[at..], meanwhile) {
+                Ok(Some(got)) => (at, since) = (at + got, Instant::now()),
+                Ok(None) if self.is_late(since) => return Err(InputError::Stalled),
+                Ok(None) => {}
+                Err(InputError::Closed) => return Err(InputError::Cut),
+                Err(error) => return Err(error),
             }
         }
         self.have(padded(len) - len, meanwhile)?;
@@ -266,12 +270,16 @@ fn receive(
     meanwhile: &mut impl Meanwhile,
 ) -> Result<Option<usize>, InputError> {
     loop {
+        // What was taken out of the socket before was mostly all that it had. So nothing is lost by waiting
+        // for both at once, which begins what is to be begun, before it is asked again.
         let is_busy = meanwhile.is_busy();
-        let flags = if is_busy {
-            RecvFlags::DONTWAIT
-        } else {
+        let flags = if !is_busy {
             meanwhile.rest();
             RecvFlags::empty()
+        } else if meanwhile.wait(socket.as_fd()) {
+            RecvFlags::DONTWAIT
+        } else {
+            continue;
         };
         let received = rustix::net::recv(socket, &mut *to, flags).map_err(io::Error::from);
         return match received {
@@ -279,10 +287,7 @@ fn receive(
             Ok((_, got)) => Ok(Some(got)),
             Err(error) => match error.kind() {
                 ErrorKind::Interrupted => continue,
-                ErrorKind::WouldBlock | ErrorKind::TimedOut if is_busy => {
-                    meanwhile.wait(socket.as_fd());
-                    continue;
-                }
+                ErrorKind::WouldBlock | ErrorKind::TimedOut if is_busy => continue,
                 ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(None),
                 ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Err(InputError::Closed),
                 _ => Err(InputError::Io(error)),
@@ -362,6 +367,53 @@ mod tests {
             assert!(data == big);
             drop(sender.join().unwrap());
             assert!(matches!(input.header(&mut || {}), Err(InputError::Closed)));
+        }
+    }
+
+    /// Something else to wait for, that ends so often before the socket is looked at.
+    struct Else {
+        ends: u32,
+        rests: u32,
+    }
+
+    impl Meanwhile for Else {
+        fn rest(&mut self) {
+            self.rests += 1;
+        }
+
+        fn is_busy(&self) -> bool {
+            self.ends > 0
+        }
+
+        fn wait(&mut self, _socket: BorrowedFd<'_>) -> bool {
+            self.ends -= 1;
+            // The last time but one it says that there may be something.
+            self.ends == 1
+        }
+    }
+
+    #[test]
+    fn the_socket_is_looked_at_between_what_else_ends() {
+        let wire = pdu(b"abc", Digests::default());
+        for is_there in [false, true] {
+            let (mut client, mut input) = pair();
+            let mut meanwhile = Else { ends: 5, rests: 0 };
+            if is_there {
+                client.write_all(&wire).unwrap();
+            }
+            let header = input.header(&mut meanwhile).unwrap();
+            assert_eq!(
+                header.map(|header| header.data_len()),
+                is_there.then_some(3)
+            );
+            let left = if is_there { (1, 0) } else { (0, 1) };
+            assert_eq!((meanwhile.ends, meanwhile.rests), left);
+            drop(client);
+            if is_there {
+                assert_eq!(input.data(&mut meanwhile).unwrap(), b"abc");
+            }
+            let ended = input.header(&mut meanwhile);
+            assert!(matches!(ended, Err(InputError::Closed)), "{ended:?}");
         }
     }
 
