@@ -116,7 +116,7 @@ complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l port
 complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l target -d 'The disk\'s target' -r
 complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l initiator -d 'The name to log in with' -r
 complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l user -d 'The user, where the target wants CHAP' -r
-complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l secret-file -d 'A file whose first line is the user\'s secret' -r -F
+complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l secret-file -d 'A file whose first line is the user\'s secret, and that nobody else may read' -r -F
 complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l all -d 'Of all disks that the initiator has sessions with, at one point'
 complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l nosync -d 'Return before the snapshot would survive power loss'
 complete -c snapmark -n "__fish_snapmark_using_subcommand scsi-snapshot" -l list -d 'List the targets there, and take no snapshot'

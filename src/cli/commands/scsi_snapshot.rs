@@ -1,5 +1,8 @@
 //! `snapmark scsi-snapshot`.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,6 +14,9 @@ use crate::config::{Account, Portal, Secret};
 use crate::frontend::iscsi::{
     Identity, Initiator, InitiatorError, Outcome, Transfer, snapshot_cdb,
 };
+
+/// Bytes of the line that has a secret, at the most.
+const MAX_SECRET: u64 = 4096;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,7 +56,7 @@ pub struct ScsiSnapshot {
     /// The user, where the target wants CHAP
     #[arg(long, requires = "secret_file")]
     user: Option<String>,
-    /// A file whose first line is the user's secret
+    /// A file whose first line is the user's secret, and that nobody else may read
     #[arg(long, requires = "user", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     secret_file: Option<PathBuf>,
     /// List the targets there, and take no snapshot
@@ -78,16 +84,13 @@ impl ScsiSnapshot {
             ..Identity::default()
         };
         let mut session = Initiator::log_in(self.portal.0, &identity).map_err(|e| failure(&e))?;
-        if self.list {
-            let targets = session.targets().map_err(|error| failure(&error))?;
-            let lines = targets
-                .iter()
-                .map(|(name, address)| format!("{name} {address}\n"));
-            print(&lines.collect::<String>())?;
+        let done = if self.list {
+            list(&mut session)
         } else {
-            self.take(&mut session)?;
-        }
-        session.log_out().map_err(|error| failure(&error))
+            self.take(&mut session)
+        };
+        let left = session.log_out().map_err(|error| failure(&error));
+        done.and(left)
     }
 
     fn take(&self, session: &mut Initiator) -> Result<(), Failure> {
@@ -112,6 +115,14 @@ impl ScsiSnapshot {
             "the target has ever more to tell than to do",
         ))
     }
+}
+
+fn list(session: &mut Initiator) -> Result<(), Failure> {
+    let targets = session.targets().map_err(|error| failure(&error))?;
+    let lines = targets
+        .iter()
+        .map(|(name, address)| format!("{name} {address}\n"));
+    print(&lines.collect::<String>())
 }
 
 fn done(outcome: &Outcome) -> Result<(), Failure> {
@@ -145,9 +156,27 @@ fn done(outcome: &Outcome) -> Result<(), Failure> {
 }
 
 fn account(user: &str, file: &Path) -> Result<Account, Failure> {
-    let text =
-        std::fs::read_to_string(file).map_err(|error| Failure::io(file.display(), &error))?;
-    let secret = text.lines().next().unwrap_or_default();
+    let (name, failed) = (file.display(), |error| Failure::io(file.display(), &error));
+    let opened = File::open(file).map_err(failed)?;
+    let found = opened.metadata().map_err(failed)?;
+    // A pipe, as a shell makes one of another program's output, is nobody else's.
+    let is_ours = [0, rustix::process::geteuid().as_raw()].contains(&found.uid());
+    if found.is_file() && (found.mode() & 0o077 != 0 || !is_ours) {
+        let words = format!("{name} can be read by others: chmod 600 it, and own it");
+        return Err(Failure::new(Exit::Denied, words));
+    }
+    let mut line = String::new();
+    let mut text = BufReader::new(opened.take(MAX_SECRET));
+    text.read_line(&mut line).map_err(failed)?;
+    if line.len() as u64 == MAX_SECRET {
+        let words = format!("{name}: its first line is longer than {MAX_SECRET} bytes");
+        return Err(Failure::usage(words));
+    }
+    let secret = line.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() {
+        let words = format!("{name}: there is no secret on its first line");
+        return Err(Failure::usage(words));
+    }
     Ok(Account {
         user: user.to_owned(),
         secret: Secret::new(secret),
