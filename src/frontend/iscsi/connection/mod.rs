@@ -175,13 +175,14 @@ impl Connection {
         let Some(header) = self.input.header(&mut self.reads)? else {
             return self.listen();
         };
-        self.last_heard = Instant::now();
+        let now = Instant::now();
+        self.last_heard = now;
         self.is_asked = false;
         let request = Request::decode(&header)?;
         if self.session.output.is_ending() {
             return Err(End::Reset);
         }
-        self.look_at_data()?;
+        self.look_at_data(now)?;
         match request {
             // Most of what comes.
             Request::Scsi(command) => self.command(&header, command),
@@ -197,8 +198,7 @@ impl Connection {
     }
 
     /// Whether data that were asked for are coming: what waits for them keeps memory.
-    fn look_at_data(&mut self) -> Result<(), End> {
-        let now = Instant::now();
+    fn look_at_data(&mut self, now: Instant) -> Result<(), End> {
         if now.duration_since(self.last_look) < LOOK {
             return Ok(());
         }
@@ -226,9 +226,10 @@ impl Connection {
 
     /// Nothing came for a while.
     fn listen(&mut self) -> Result<(), End> {
-        self.look_at_data()?;
+        let now = Instant::now();
+        self.look_at_data(now)?;
         let (silence, patience) = (
-            self.last_heard.elapsed(),
+            now.duration_since(self.last_heard),
             self.session.server.options.silence,
         );
         if silence > 2 * patience {
