@@ -171,6 +171,8 @@ impl Connection {
             // What is under way does not wait for an initiator that takes nothing: others may wait for it.
             self.reads.end_all();
             self.session.output.wait_while_much_waits();
+            // What asks for data was behind that.
+            self.last_data = Instant::now();
         }
         let Some(header) = self.input.header(&mut self.reads)? else {
             return self.listen();
