@@ -535,6 +535,34 @@ fn hooks_hold_up_only_hooks_and_failures_are_shown() {
     drop(schedules);
 }
 
+/// What a crash left frozen is thawed before anybody freezes again, whoever is due.
+#[test]
+fn what_a_crash_left_is_undone_before_any_schedule_begins() {
+    let engine = Engine::new(Shape::default());
+    engine.create(new_disk("a", 1 << 20)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("schedules.yaml"), dir.path().join("log"));
+    let due = ["a", "b", "c"].map(|name| format!("{name}:\n  last: 1000000000\n"));
+    let owed = "z:\n  last: 1000000000\n  owed:\n    name: z-2026-11-28T04-00-00Z\n    disks: a\n";
+    std::fs::write(&file, due.concat() + owed).unwrap();
+    let rules = ["a", "b", "c", "z"].map(|name| {
+        let log = log.display();
+        format!(
+            "  - {{name: {name}, disks: \"*\", every: 8784h, before: \"echo before >> {log}\", \
+             after: \"sleep 0.1; echo after $SNAPMARK_NAME >> {log}\"}}\n"
+        )
+    });
+    let schedules = with_engine(&engine, &rules.concat(), |_, _| {}, &file);
+    let lines = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_until("all are done", || lines().lines().count() == 9);
+    drop(schedules);
+    assert!(
+        lines().starts_with("after z-2026-11-28T04-00-00Z\nbefore\n"),
+        "{}",
+        lines()
+    );
+}
+
 /// A snapshot that was there already is not its own, whatever happens after.
 #[test]
 fn a_name_that_is_taken_is_not_announced() {

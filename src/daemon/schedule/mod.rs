@@ -35,7 +35,8 @@ const TRIES: usize = 8;
 /// The threads, until it is dropped; then they end what they are at.
 pub struct Schedules {
     alive: Option<Sender<()>>,
-    threads: Vec<JoinHandle<()>>,
+    /// That which begins the others, and ends after them.
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Schedules {
@@ -52,7 +53,7 @@ impl Schedules {
         let (alive, ended) = unbounded();
         let mut schedules = Self {
             alive: Some(alive),
-            threads: Vec::new(),
+            thread: None,
         };
         if rules.is_empty() {
             return Ok(schedules);
@@ -66,28 +67,41 @@ impl Schedules {
         });
         let reports: Weak<Shared> = Arc::downgrade(&shared);
         volumes.add_report(reports);
-        for rule in rules {
-            let keeper = Keeper {
-                rule: rule.clone(),
-                shared: Arc::clone(&shared),
-                volumes: Arc::clone(volumes),
-                commands: Arc::clone(commands),
-                ended: ended.clone(),
-            };
-            let thread = std::thread::Builder::new().name("schedule".to_owned());
-            schedules.threads.push(thread.spawn(move || keeper.run())?);
-        }
+        let keeper = |rule: &ScheduleRule| Keeper {
+            rule: rule.clone(),
+            shared: Arc::clone(&shared),
+            volumes: Arc::clone(volumes),
+            commands: Arc::clone(commands),
+            ended: ended.clone(),
+        };
+        let keepers: Vec<Keeper> = rules.iter().map(keeper).collect();
+        let thread = std::thread::Builder::new().name("schedules".to_owned());
+        schedules.thread = Some(thread.spawn(move || run_all(&keepers))?);
         Ok(schedules)
     }
+}
+
+/// First what a crash left of any of them: what is frozen since is thawed before another freezes it.
+fn run_all(keepers: &[Keeper]) {
+    keepers.iter().for_each(Keeper::show);
+    keepers.iter().for_each(Keeper::settle_crash);
+    std::thread::scope(|scope| {
+        for keeper in keepers {
+            let thread = std::thread::Builder::new().name("schedule".to_owned());
+            if let Err(error) = thread.spawn_scoped(scope, || keeper.run()) {
+                log::error!("schedule {}: no thread: {error}", keeper.rule.name);
+            }
+        }
+    });
 }
 
 impl Drop for Schedules {
     fn drop(&mut self) {
         drop(self.alive.take());
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a schedule panicked; this is a bug, please report it");
-            }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("a schedule panicked; this is a bug, please report it");
         }
     }
 }
@@ -117,9 +131,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn run(self) {
-        self.show();
-        self.settle_crash();
+    fn run(&self) {
         loop {
             let wait = self.turn(Timestamp::now());
             self.show();
